@@ -1,0 +1,1 @@
+"""One host's hands. Never imports the controller."""

@@ -1,0 +1,1 @@
+"""The contract between agent and controller, and the few rules that both ends share. Imports neither end."""

@@ -1,0 +1,1 @@
+"""Fireline's tests."""
