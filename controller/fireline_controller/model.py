@@ -210,7 +210,7 @@ class HostOutcome:
     evidence_id: str = ""
     partial: bool = False
     artifacts: int = 0
-    bytes: int = 0
+    total_bytes: int = 0
     resent_bytes: int = 0
     deduplicated_bytes: int = 0
     sealed_ms: int = 0
@@ -256,7 +256,7 @@ class Evidence:
     profile: str
     sealed_at: datetime
     artifacts: int
-    bytes: int
+    total_bytes: int
     partial: bool
     manifest_sha256: str
     manifest_bytes: int

@@ -83,7 +83,7 @@ class CollectorRun:
     ended_at: str
     wall_ms: int
     cpu_ms: int
-    bytes: int
+    total_bytes: int
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -279,7 +279,7 @@ def _collector(c: _Fields) -> CollectorRun:
         ended_at=c.text("ended_at", 40),
         wall_ms=c.number("wall_ms"),
         cpu_ms=c.number("cpu_ms"),
-        bytes=c.number("bytes"),
+        total_bytes=c.number("total_bytes"),
     )
 
 

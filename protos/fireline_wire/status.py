@@ -8,10 +8,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from fireline_wire.v1 import common_pb2
-
 DOMAIN: Final = "fireline"
-_PREFIX: Final = "ERROR_REASON_"
 
 _CODES: Final = {
     "invalid_request": code_pb2.INVALID_ARGUMENT,
@@ -53,7 +50,6 @@ class Refusal:
 
 def to_status(refusal: Refusal) -> grpc.Status:
     """The status to abort a call with."""
-    assert common_pb2.ErrorReason.Value(_PREFIX + refusal.reason.upper())
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(reason=refusal.reason.upper(), domain=DOMAIN))
     status = status_pb2.Status(code=_CODES[refusal.reason], message=refusal.message, details=[detail])

@@ -26,15 +26,15 @@ from fireline_wire.v1 import common_pb2 as fireline__wire_dot_v1_dot_common__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66ireline_wire/v1/capture.proto\x12\x10\x66ireline_wire.v1\x1a\x1d\x66ireline_wire/v1/common.proto\x1a\x1egoogle/protobuf/duration.proto\"\xeb\x01\n\x0e\x43\x61ptureRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x34\n\ncollectors\x18\x03 \x03(\x0b\x32 .fireline_wire.v1.CollectorOrder\x12\x17\n\x0f\x63lock_offset_ns\x18\x04 \x01(\x12\x12\x1b\n\x13\x63lock_round_trip_ns\x18\x05 \x01(\x03\x12\x13\n\x0bjournal_seq\x18\x06 \x01(\x04\x12\x14\n\x0cjournal_hash\x18\x07 \x01(\t\"f\n\x0e\x43ollectorOrder\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bparams_json\x18\x02 \x01(\t\x12\x31\n\x06limits\x18\x03 \x01(\x0b\x32!.fireline_wire.v1.CollectorLimits\"\x92\x01\n\x0f\x43ollectorLimits\x12\x13\n\x0b\x63pu_percent\x18\x01 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x11\n\tio_weight\x18\x03 \x01(\r\x12\x14\n\x0coutput_bytes\x18\x04 \x01(\x04\x12+\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xeb\x01\n\x0c\x43\x61ptureEvent\x12\x35\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32!.fireline_wire.v1.CaptureAcceptedH\x00\x12\x35\n\x07started\x18\x02 \x01(\x0b\x32\".fireline_wire.v1.CollectorStartedH\x00\x12\x31\n\x05\x65nded\x18\x03 \x01(\x0b\x32 .fireline_wire.v1.CollectorEndedH\x00\x12\x31\n\x06sealed\x18\x04 \x01(\x0b\x32\x1f.fireline_wire.v1.CaptureSealedH\x00\x42\x07\n\x05\x65vent\"7\n\x0f\x43\x61ptureAccepted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08replayed\x18\x02 \x01(\x08\">\n\x10\x43ollectorStarted\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\"\xa4\x01\n\x0e\x43ollectorEnded\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x06status\x18\x02 \x01(\x0e\x32!.fireline_wire.v1.CollectorStatus\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\tartifacts\x18\x04 \x01(\r\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x12\x0f\n\x07wall_ms\x18\x06 \x01(\r\x12\x0e\n\x06\x63pu_ms\x18\x07 \x01(\r\"\x8b\x01\n\rCaptureSealed\x12\x17\n\x0fmanifest_sha256\x18\x01 \x01(\x0c\x12\x16\n\x0emanifest_bytes\x18\x02 \x01(\x04\x12\x11\n\tartifacts\x18\x03 \x01(\r\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x0f\n\x07partial\x18\x05 \x01(\x08\x12\x16\n\x0epartial_reason\x18\x06 \x01(\t\"e\n\x14\x43\x61ncelCaptureRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x1a\n\x12\x63\x61pture_request_id\x18\x02 \x01(\t\">\n\x12\x43\x61ncelCaptureReply\x12\x0f\n\x07stopped\x18\x01 \x01(\x08\x12\x17\n\x0funkillable_pids\x18\x02 \x03(\r\"e\n\x14\x46orgetCaptureRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x1a\n\x12\x63\x61pture_request_id\x18\x02 \x01(\t\"\x14\n\x12\x46orgetCaptureReply\"\xb6\x01\n\x0c\x46\x65tchRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x1a\n\x12\x63\x61pture_request_id\x18\x02 \x01(\t\x12\x10\n\x08manifest\x18\x03 \x01(\x08\x12\x17\n\x0fmanifest_offset\x18\x04 \x01(\x04\x12,\n\x06\x63hunks\x18\x05 \x03(\x0b\x32\x1c.fireline_wire.v1.ChunkRange\"<\n\nChunkRange\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r*\xe3\x01\n\x0f\x43ollectorStatus\x12 \n\x1c\x43OLLECTOR_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLLECTOR_STATUS_OK\x10\x01\x12\x1b\n\x17\x43OLLECTOR_STATUS_FAILED\x10\x02\x12\x1e\n\x1a\x43OLLECTOR_STATUS_TIMED_OUT\x10\x03\x12\x1e\n\x1a\x43OLLECTOR_STATUS_CANCELLED\x10\x04\x12\x1b\n\x17\x43OLLECTOR_STATUS_DENIED\x10\x05\x12\x1b\n\x17\x43OLLECTOR_STATUS_ABSENT\x10\x06\x32\x84\x02\n\x07\x43\x61pture\x12I\n\x03Run\x12 .fireline_wire.v1.CaptureRequest\x1a\x1e.fireline_wire.v1.CaptureEvent0\x01\x12V\n\x06\x43\x61ncel\x12&.fireline_wire.v1.CancelCaptureRequest\x1a$.fireline_wire.v1.CancelCaptureReply\x12V\n\x06\x46orget\x12&.fireline_wire.v1.ForgetCaptureRequest\x1a$.fireline_wire.v1.ForgetCaptureReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66ireline_wire/v1/capture.proto\x12\x10\x66ireline_wire.v1\x1a\x1d\x66ireline_wire/v1/common.proto\x1a\x1egoogle/protobuf/duration.proto\"\xeb\x01\n\x0e\x43\x61ptureRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x34\n\ncollectors\x18\x03 \x03(\x0b\x32 .fireline_wire.v1.CollectorOrder\x12\x17\n\x0f\x63lock_offset_ns\x18\x04 \x01(\x12\x12\x1b\n\x13\x63lock_round_trip_ns\x18\x05 \x01(\x03\x12\x13\n\x0bjournal_seq\x18\x06 \x01(\x04\x12\x14\n\x0cjournal_hash\x18\x07 \x01(\t\"f\n\x0e\x43ollectorOrder\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bparams_json\x18\x02 \x01(\t\x12\x31\n\x06limits\x18\x03 \x01(\x0b\x32!.fireline_wire.v1.CollectorLimits\"\x92\x01\n\x0f\x43ollectorLimits\x12\x13\n\x0b\x63pu_percent\x18\x01 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x11\n\tio_weight\x18\x03 \x01(\r\x12\x14\n\x0coutput_bytes\x18\x04 \x01(\x04\x12+\n\x08\x64\x65\x61\x64line\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xeb\x01\n\x0c\x43\x61ptureEvent\x12\x35\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32!.fireline_wire.v1.CaptureAcceptedH\x00\x12\x35\n\x07started\x18\x02 \x01(\x0b\x32\".fireline_wire.v1.CollectorStartedH\x00\x12\x31\n\x05\x65nded\x18\x03 \x01(\x0b\x32 .fireline_wire.v1.CollectorEndedH\x00\x12\x31\n\x06sealed\x18\x04 \x01(\x0b\x32\x1f.fireline_wire.v1.CaptureSealedH\x00\x42\x07\n\x05\x65vent\"7\n\x0f\x43\x61ptureAccepted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08replayed\x18\x02 \x01(\x08\">\n\x10\x43ollectorStarted\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\"\xaa\x01\n\x0e\x43ollectorEnded\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x06status\x18\x02 \x01(\x0e\x32!.fireline_wire.v1.CollectorStatus\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\tartifacts\x18\x04 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07wall_ms\x18\x06 \x01(\r\x12\x0e\n\x06\x63pu_ms\x18\x07 \x01(\r\"\x91\x01\n\rCaptureSealed\x12\x17\n\x0fmanifest_sha256\x18\x01 \x01(\x0c\x12\x16\n\x0emanifest_bytes\x18\x02 \x01(\x04\x12\x11\n\tartifacts\x18\x03 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x04\x12\x0f\n\x07partial\x18\x05 \x01(\x08\x12\x16\n\x0epartial_reason\x18\x06 \x01(\t\"e\n\x14\x43\x61ncelCaptureRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x1a\n\x12\x63\x61pture_request_id\x18\x02 \x01(\t\">\n\x12\x43\x61ncelCaptureReply\x12\x0f\n\x07stopped\x18\x01 \x01(\x08\x12\x17\n\x0funkillable_pids\x18\x02 \x03(\r\"e\n\x14\x46orgetCaptureRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x1a\n\x12\x63\x61pture_request_id\x18\x02 \x01(\t\"\x14\n\x12\x46orgetCaptureReply\"\xb6\x01\n\x0c\x46\x65tchRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x1a\n\x12\x63\x61pture_request_id\x18\x02 \x01(\t\x12\x10\n\x08manifest\x18\x03 \x01(\x08\x12\x17\n\x0fmanifest_offset\x18\x04 \x01(\x04\x12,\n\x06\x63hunks\x18\x05 \x03(\x0b\x32\x1c.fireline_wire.v1.ChunkRange\"<\n\nChunkRange\x12\x10\n\x08\x61rtifact\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r*\xe3\x01\n\x0f\x43ollectorStatus\x12 \n\x1c\x43OLLECTOR_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLLECTOR_STATUS_OK\x10\x01\x12\x1b\n\x17\x43OLLECTOR_STATUS_FAILED\x10\x02\x12\x1e\n\x1a\x43OLLECTOR_STATUS_TIMED_OUT\x10\x03\x12\x1e\n\x1a\x43OLLECTOR_STATUS_CANCELLED\x10\x04\x12\x1b\n\x17\x43OLLECTOR_STATUS_DENIED\x10\x05\x12\x1b\n\x17\x43OLLECTOR_STATUS_ABSENT\x10\x06\x32\x84\x02\n\x07\x43\x61pture\x12I\n\x03Run\x12 .fireline_wire.v1.CaptureRequest\x1a\x1e.fireline_wire.v1.CaptureEvent0\x01\x12V\n\x06\x43\x61ncel\x12&.fireline_wire.v1.CancelCaptureRequest\x1a$.fireline_wire.v1.CancelCaptureReply\x12V\n\x06\x46orget\x12&.fireline_wire.v1.ForgetCaptureRequest\x1a$.fireline_wire.v1.ForgetCaptureReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fireline_wire.v1.capture_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COLLECTORSTATUS']._serialized_start=1814
-  _globals['_COLLECTORSTATUS']._serialized_end=2041
+  _globals['_COLLECTORSTATUS']._serialized_start=1826
+  _globals['_COLLECTORSTATUS']._serialized_end=2053
   _globals['_CAPTUREREQUEST']._serialized_start=116
   _globals['_CAPTUREREQUEST']._serialized_end=351
   _globals['_COLLECTORORDER']._serialized_start=353
@@ -48,21 +48,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COLLECTORSTARTED']._serialized_start=901
   _globals['_COLLECTORSTARTED']._serialized_end=963
   _globals['_COLLECTORENDED']._serialized_start=966
-  _globals['_COLLECTORENDED']._serialized_end=1130
-  _globals['_CAPTURESEALED']._serialized_start=1133
-  _globals['_CAPTURESEALED']._serialized_end=1272
-  _globals['_CANCELCAPTUREREQUEST']._serialized_start=1274
-  _globals['_CANCELCAPTUREREQUEST']._serialized_end=1375
-  _globals['_CANCELCAPTUREREPLY']._serialized_start=1377
-  _globals['_CANCELCAPTUREREPLY']._serialized_end=1439
-  _globals['_FORGETCAPTUREREQUEST']._serialized_start=1441
-  _globals['_FORGETCAPTUREREQUEST']._serialized_end=1542
-  _globals['_FORGETCAPTUREREPLY']._serialized_start=1544
-  _globals['_FORGETCAPTUREREPLY']._serialized_end=1564
-  _globals['_FETCHREQUEST']._serialized_start=1567
-  _globals['_FETCHREQUEST']._serialized_end=1749
-  _globals['_CHUNKRANGE']._serialized_start=1751
-  _globals['_CHUNKRANGE']._serialized_end=1811
-  _globals['_CAPTURE']._serialized_start=2044
-  _globals['_CAPTURE']._serialized_end=2304
+  _globals['_COLLECTORENDED']._serialized_end=1136
+  _globals['_CAPTURESEALED']._serialized_start=1139
+  _globals['_CAPTURESEALED']._serialized_end=1284
+  _globals['_CANCELCAPTUREREQUEST']._serialized_start=1286
+  _globals['_CANCELCAPTUREREQUEST']._serialized_end=1387
+  _globals['_CANCELCAPTUREREPLY']._serialized_start=1389
+  _globals['_CANCELCAPTUREREPLY']._serialized_end=1451
+  _globals['_FORGETCAPTUREREQUEST']._serialized_start=1453
+  _globals['_FORGETCAPTUREREQUEST']._serialized_end=1554
+  _globals['_FORGETCAPTUREREPLY']._serialized_start=1556
+  _globals['_FORGETCAPTUREREPLY']._serialized_end=1576
+  _globals['_FETCHREQUEST']._serialized_start=1579
+  _globals['_FETCHREQUEST']._serialized_end=1761
+  _globals['_CHUNKRANGE']._serialized_start=1763
+  _globals['_CHUNKRANGE']._serialized_end=1823
+  _globals['_CAPTURE']._serialized_start=2056
+  _globals['_CAPTURE']._serialized_end=2316
 # @@protoc_insertion_point(module_scope)

@@ -250,14 +250,14 @@ class CollectorEnded(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     WALL_MS_FIELD_NUMBER: _builtins.int
     CPU_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     status: Global___CollectorStatus.ValueType
     detail: _builtins.str
     artifacts: _builtins.int
-    bytes: _builtins.int
+    total_bytes: _builtins.int
     wall_ms: _builtins.int
     cpu_ms: _builtins.int
     def __init__(
@@ -267,13 +267,13 @@ class CollectorEnded(_message.Message):
         status: Global___CollectorStatus.ValueType = ...,
         detail: _builtins.str = ...,
         artifacts: _builtins.int = ...,
-        bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
         wall_ms: _builtins.int = ...,
         cpu_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "bytes", b"bytes", "cpu_ms", b"cpu_ms", "detail", b"detail", "name", b"name", "status", b"status", "wall_ms", b"wall_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "cpu_ms", b"cpu_ms", "detail", b"detail", "name", b"name", "status", b"status", "total_bytes", b"total_bytes", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,14 +286,14 @@ class CaptureSealed(_message.Message):
     MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
     MANIFEST_BYTES_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
     PARTIAL_REASON_FIELD_NUMBER: _builtins.int
     manifest_sha256: _builtins.bytes
     """Of the DSSE envelope, which is fetched like the artifacts."""
     manifest_bytes: _builtins.int
     artifacts: _builtins.int
-    bytes: _builtins.int
+    total_bytes: _builtins.int
     partial: _builtins.bool
     partial_reason: _builtins.str
     def __init__(
@@ -302,13 +302,13 @@ class CaptureSealed(_message.Message):
         manifest_sha256: _builtins.bytes = ...,
         manifest_bytes: _builtins.int = ...,
         artifacts: _builtins.int = ...,
-        bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
         partial: _builtins.bool = ...,
         partial_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "bytes", b"bytes", "manifest_bytes", b"manifest_bytes", "manifest_sha256", b"manifest_sha256", "partial", b"partial", "partial_reason", b"partial_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "manifest_bytes", b"manifest_bytes", "manifest_sha256", b"manifest_sha256", "partial", b"partial", "partial_reason", b"partial_reason", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -605,21 +605,21 @@ class OperationProgress(_message.Message):
 
     HOST_FIELD_NUMBER: _builtins.int
     DOING_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     doing: _builtins.str
     """What the host is doing: "collecting processes (7 of 24)", "fetching 12 of 80 MiB"."""
-    bytes: _builtins.int
+    total_bytes: _builtins.int
     def __init__(
         self,
         *,
         host: _builtins.str = ...,
         doing: _builtins.str = ...,
-        bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "doing", b"doing", "host", b"host"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["doing", b"doing", "host", b"host", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -672,7 +672,7 @@ class HostOutcome(_message.Message):
     EVIDENCE_ID_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     RESENT_BYTES_FIELD_NUMBER: _builtins.int
     DEDUPLICATED_BYTES_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
@@ -688,7 +688,7 @@ class HostOutcome(_message.Message):
     evidence_id: _builtins.str
     partial: _builtins.bool
     artifacts: _builtins.int
-    bytes: _builtins.int
+    total_bytes: _builtins.int
     resent_bytes: _builtins.int
     """Bytes that had crossed the wire before and had to cross again."""
     deduplicated_bytes: _builtins.int
@@ -707,7 +707,7 @@ class HostOutcome(_message.Message):
         evidence_id: _builtins.str = ...,
         partial: _builtins.bool = ...,
         artifacts: _builtins.int = ...,
-        bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
         resent_bytes: _builtins.int = ...,
         deduplicated_bytes: _builtins.int = ...,
         findings: _abc.Iterable[Global___Finding] | None = ...,
@@ -715,7 +715,7 @@ class HostOutcome(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "bytes", b"bytes", "deduplicated_bytes", b"deduplicated_bytes", "detail", b"detail", "duration_ms", b"duration_ms", "evidence_id", b"evidence_id", "findings", b"findings", "host", b"host", "outcome", b"outcome", "partial", b"partial", "reason", b"reason", "resent_bytes", b"resent_bytes", "sealed_ms", b"sealed_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "deduplicated_bytes", b"deduplicated_bytes", "detail", b"detail", "duration_ms", b"duration_ms", "evidence_id", b"evidence_id", "findings", b"findings", "host", b"host", "outcome", b"outcome", "partial", b"partial", "reason", b"reason", "resent_bytes", b"resent_bytes", "sealed_ms", b"sealed_ms", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -951,7 +951,7 @@ class EvidenceRecord(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     SEALED_AT_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
     MANIFEST_SHA256_FIELD_NUMBER: _builtins.int
     id: _builtins.str
@@ -960,7 +960,7 @@ class EvidenceRecord(_message.Message):
     operation_id: _builtins.str
     profile: _builtins.str
     artifacts: _builtins.int
-    bytes: _builtins.int
+    total_bytes: _builtins.int
     partial: _builtins.bool
     manifest_sha256: _builtins.str
     @_builtins.property
@@ -975,13 +975,13 @@ class EvidenceRecord(_message.Message):
         profile: _builtins.str = ...,
         sealed_at: _timestamp_pb2.Timestamp | None = ...,
         artifacts: _builtins.int = ...,
-        bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
         partial: _builtins.bool = ...,
         manifest_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sealed_at", b"sealed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "bytes", b"bytes", "host", b"host", "id", b"id", "incident_id", b"incident_id", "manifest_sha256", b"manifest_sha256", "operation_id", b"operation_id", "partial", b"partial", "profile", b"profile", "sealed_at", b"sealed_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "host", b"host", "id", b"id", "incident_id", b"incident_id", "manifest_sha256", b"manifest_sha256", "operation_id", b"operation_id", "partial", b"partial", "profile", b"profile", "sealed_at", b"sealed_at", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1105,9 +1105,9 @@ class VerifyEvidenceReply(_message.Message):
 
     PROBLEMS_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
-    BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     artifacts: _builtins.int
-    bytes: _builtins.int
+    total_bytes: _builtins.int
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Empty when everything holds; otherwise each problem, naming the thing, what was wanted and what was found."""
@@ -1117,11 +1117,11 @@ class VerifyEvidenceReply(_message.Message):
         *,
         problems: _abc.Iterable[_builtins.str] | None = ...,
         artifacts: _builtins.int = ...,
-        bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "bytes", b"bytes", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "problems", b"problems", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
