@@ -1,7 +1,7 @@
 """Refusals on the wire: a google.rpc.Status with one ErrorInfo whose reason is an ErrorReason."""
 
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 import grpc
 from google.protobuf import any_pb2
@@ -62,10 +62,10 @@ async def abort(context: "grpc.aio.ServicerContext[object, object]", refusal: Re
     await context.abort(status.code, status.details, status.trailing_metadata)
 
 
-def from_error(error: grpc.RpcError) -> Refusal | None:
+def from_error(error: grpc.aio.AioRpcError) -> Refusal | None:
     """The refusal that a failed call carries, or None where the failure is not one of ours (a dead connection)."""
     try:
-        status = rpc_status.from_call(error)
+        status = rpc_status.from_call(cast(grpc.Call, error))  # the same methods
     except ValueError:
         return None
     if status is None:
