@@ -1,0 +1,149 @@
+"""What the controller's operator may set, and where each setting came from.
+
+Precedence: built-in default, then `fireline.toml` in the state folder, then the environment
+(`FIRELINE_SECTION_KEY`). Flags of one command win over all of them and are that command's own business.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fireline_controller.model import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listen(_Section):
+    """Where the daemon answers. An empty address: not at all."""
+
+    enrollment: str = Field("0.0.0.0:7701", description="where hosts join: ADDRESS:PORT")
+    control: str = Field("", description="where remote operators connect over mutual TLS: ADDRESS:PORT")
+    advertise: str = Field("", description="ADDRESS:PORT that tokens tell hosts to join at")
+
+
+class Store(_Section):
+    """Where the record is kept."""
+
+    url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the state folder")
+
+
+class Fanout(_Section):
+    """How many hosts are asked at once, and for how long."""
+
+    concurrency: int = Field(64, ge=1, le=10_000, description="captures under way at once")
+    confirm_above: int = Field(20, ge=1, description="more hosts than this need a confirmation")
+    host_deadline_s: float = Field(120, gt=0, description="one host, from the first call to the last byte kept")
+    overall_deadline_s: float = Field(900, gt=0, description="the whole operation")
+    command_deadline_s: float = Field(10, gt=0, description="one host, for a command that carries no evidence")
+    dial_s: float = Field(5, gt=0, description="until a connection stands")
+    idle_s: float = Field(20, gt=0, description="without any news from a host that works")
+    keepalive_s: float = Field(10, gt=0, description="between two pings of a silent connection")
+    keepalive_timeout_s: float = Field(5, gt=0, description="until an unanswered ping ends the connection")
+
+
+class Evidence(_Section):
+    """What a host may send."""
+
+    host_bytes: int = Field(16 << 30, gt=0, description="all artifacts of one capture, bytes")
+    critical_services: tuple[str, ...] = Field(
+        (), description="label:KEY=VALUE, compose:SERVICE or name:GLOB, of the containers that matter most"
+    )
+
+
+class Certificates(_Section):
+    """How long certificates live."""
+
+    agent_lifetime_h: float = Field(7 * 24, gt=0, description="a host's certificate, hours; renewed at a third left")
+
+
+class Settings(_Section):
+    """All settings of a controller."""
+
+    listen: Listen = Listen()
+    store: Store = Store()
+    fanout: Fanout = Fanout()
+    evidence: Evidence = Evidence()
+    certificates: Certificates = Certificates()
+    groups: Mapping[str, str] = Field({}, description="@NAME in a target: NAME = 'web[1-20],db1' or a selector")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One setting as `fireline config show` prints it."""
+
+    key: str
+    value: Any
+    source: str
+    description: str
+
+
+def load(file: Path, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings.
+
+    Raises:
+        ConfigError: the file is no TOML, or a key is unknown or has a wrong value; names the key and the nearest
+            right one.
+    """
+    document = _read(file)
+    for section, key, name in _names():
+        if name in environment:
+            document.setdefault(section, {})[key] = environment[name]
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {_explain(error)}") from None
+
+
+def origins(file: Path, environment: Mapping[str, str] = os.environ) -> Iterator[Origin]:
+    """Every setting with its value and where that came from."""
+    settings = load(file, environment)
+    document = _read(file)
+    for section, key, name in _names():
+        part = getattr(settings, section)
+        source = "default"
+        if key in document.get(section, {}):
+            source = str(file)
+        if name in environment:
+            source = name
+        description = type(part).model_fields[key].description or ""
+        yield Origin(f"{section}.{key}", getattr(part, key), source, description)
+    for group, term in settings.groups.items():
+        yield Origin(f"groups.{group}", term, str(file), "")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: no TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: can't be read: {error.strerror}") from None
+
+
+def _names() -> Iterator[tuple[str, str, str]]:
+    for section, field in Settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            for key in kind.model_fields:
+                yield section, key, f"FIRELINE_{section}_{key}".upper()
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg']}, found {problem['input']!r}"
+    known = [*(f"{section}.{key}" for section, key, _ in _names()), *Settings.model_fields]
+    near = difflib.get_close_matches(where, known, 1, 0.5)
+    hint = f"; the nearest right one is {near[0]}" if near else ""
+    return f"unknown key {where}{hint}"
