@@ -1,0 +1,75 @@
+"""`fireline capture`: collect the state of hosts as sealed evidence."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fireline_controller.cli import operations, options, output, session
+
+if TYPE_CHECKING:
+    from fireline_wire.v1.control_pb2_grpc import ControlStub
+
+HELP = """\
+Collect the state of every host at once, as sealed and verified evidence.
+
+Profiles are lists of collectors with limits: `initial` is what a first look needs, `volatile` is everything
+that is gone after a restart.
+
+Examples:
+
+  fireline capture -t all --profile volatile --reason "login from an unknown address"
+
+  fireline capture -t web[01-20] --incident INC-20260102-030405 --max-fail 10%
+
+  fireline capture --retry-of op-0198c0a1 --json
+"""
+
+
+def capture(
+    target: options.Target = None,
+    without: options.Except = None,
+    profile: Annotated[str, typer.Option("--profile", "-p", help="initial, volatile, or one of your own.")] = "initial",
+    incident: options.IncidentId = "",
+    retry_of: options.RetryOf = "",
+    reason: options.Reason = "",
+    yes: options.Yes = False,
+    max_fail: options.MaxFail = "",
+    host_deadline: options.HostDeadline = 0,
+    deadline: options.OverallDeadline = 0,
+    concurrency: options.Concurrency = 0,
+    json: options.Json = False,
+    json_lines: options.JsonLines = False,
+    state: options.State = None,
+    controller: options.Controller = "",
+) -> None:
+    """Collect the state of hosts."""
+    wish = operations.Wish(
+        target or [], without or [], retry_of, reason, incident, yes, max_fail, host_deadline, deadline, concurrency,
+        json, json_lines,
+    )  # fmt: skip
+    session.run(session.Place.of(state, controller), lambda control: _capture(control, wish, profile))
+
+
+async def _capture(control: "ControlStub", wish: operations.Wish, profile: str) -> int:
+    from fireline_wire.v1 import control_pb2
+
+    options = await operations.confirmed(control, wish)
+    events = control.CaptureHosts(control_pb2.CaptureHostsRequest(options=options, profile=profile))
+    seen, interrupted = await operations.follow(control, events, wish)
+    return operations.report(seen, interrupted, wish, evidence_table)
+
+
+def evidence_table(seen: operations.Followed) -> None:
+    """Hosts and evidence, what crossed the wire, and what stands out."""
+    operations.outcome_table(seen)
+    sealed = [h for h in seen.hosts if h.evidence_id]
+    if not sealed:
+        return
+    total = sum(h.total_bytes for h in sealed)
+    line = f"\n{output.size(total)} in {sum(h.artifacts for h in sealed)} artifacts of {len(sealed)} hosts"
+    if known := sum(h.deduplicated_bytes for h in sealed):
+        line += f", {output.size(known)} of it already in the vault"
+    if again := sum(h.resent_bytes for h in sealed):
+        line += f", {output.size(again)} sent again after a broken connection"
+    print(f"{line}; sealed {output.seconds(max(h.sealed_ms for h in sealed))} after the command")
+    output.print_findings([f for h in sealed for f in h.findings])

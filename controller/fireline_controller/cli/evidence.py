@@ -1,0 +1,256 @@
+"""`fireline evidence`: list, show, verify, export and import what was sealed."""
+
+import json as jsonlib
+import os
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fireline_controller.cli import options, output, session
+
+if TYPE_CHECKING:
+    from fireline_wire.v1 import control_pb2
+    from fireline_wire.v1.control_pb2_grpc import ControlStub
+
+app = typer.Typer(help="Sealed evidence: list, show, verify, export, import.", no_args_is_help=True)
+
+_VERIFY_HELP = """\
+Verify evidence: every artifact against its hashes, the manifest against the host's signature, the receipt against the
+controller's, the certificates against the authority.
+
+With a file it needs nothing but the authority's certificate and works on a machine that never saw the incident.
+
+Examples:
+
+  fireline evidence verify ev-3f1c0a9be2d47a60
+
+  fireline evidence verify INC-20260102-030405.fireline --ca ca.pem
+"""
+_PART_BYTES = 1 << 20
+
+
+@app.command("list")
+def list_evidence(
+    incident: options.IncidentId = "",
+    host: Annotated[str, typer.Option("--host", help="Only this host's.", show_default=False)] = "",
+    json: options.Json = False,
+    state: options.State = None,
+    controller: options.Controller = "",
+) -> None:
+    """List sealed evidence, the newest first."""
+    session.run(session.Place.of(state, controller), lambda control: _list(control, incident, host, json))
+
+
+async def _list(control: "ControlStub", incident: str, host: str, json: bool) -> int:
+    from fireline_wire.v1 import control_pb2
+
+    reply = await control.ListEvidence(control_pb2.ListEvidenceRequest(incident_id=incident, host=host))
+    if json:
+        output.print_json({"evidence": [record_document(e) for e in reply.evidence]})
+    else:
+        print_records(reply.evidence)
+    return session.OK
+
+
+def record_document(record: "control_pb2.EvidenceRecord") -> dict[str, Any]:
+    """A sealed capture with its stable keys."""
+    return {
+        "evidence_id": record.id,
+        "host": record.host,
+        "incident": record.incident_id,
+        "operation": record.operation_id,
+        "profile": record.profile,
+        "sealed_at": output.moment(record.sealed_at),
+        "artifacts": record.artifacts,
+        "bytes": record.total_bytes,
+        "partial": record.partial,
+        "manifest_sha256": record.manifest_sha256,
+    }
+
+
+def print_records(records: "Iterable[control_pb2.EvidenceRecord]") -> None:
+    """Sealed captures as a table."""
+    rows = [
+        (e.id, e.host, e.profile + (" (partial)" if e.partial else ""), output.moment(e.sealed_at),
+         str(e.artifacts), output.size(e.total_bytes), e.incident_id)
+        for e in records
+    ]  # fmt: skip
+    if rows:
+        output.table(("EVIDENCE", "HOST", "PROFILE", "SEALED", "ARTIFACTS", "SIZE", "INCIDENT"), rows)
+    else:
+        output.say("no evidence; capture some: fireline capture -t all")
+
+
+@app.command("show")
+def show(
+    evidence: Annotated[str, typer.Argument(metavar="EVIDENCE", help="Such as ev-3f1c0a9be2d47a60.")],
+    reason: options.Reason = "",
+    json: options.Json = False,
+    state: options.State = None,
+    controller: options.Controller = "",
+) -> None:
+    """Show the manifest: collectors, artifacts and findings. Looking is a line in the journal."""
+    session.run(session.Place.of(state, controller), lambda control: _show(control, evidence, reason, json))
+
+
+async def _show(control: "ControlStub", evidence_id: str, reason: str, json: bool) -> int:
+    from fireline_wire.v1 import control_pb2
+
+    reply = await control.ShowEvidence(control_pb2.ShowEvidenceRequest(id=evidence_id, reason=reason))
+    statement = jsonlib.loads(reply.statement_json)
+    if json:
+        output.print_json({"statement": statement, "receipt": jsonlib.loads(reply.receipt_json)})
+    else:
+        _print_statement(reply.record, statement["predicate"])
+    return session.OK
+
+
+def _print_statement(record: "control_pb2.EvidenceRecord", manifest: dict[str, Any]) -> None:
+    print(f"{record.id}  {record.host}  {record.profile}  sealed {output.moment(record.sealed_at)}")
+    print(f"clock {manifest['clock_offset_ns'] / 1e6:+.1f} ms against the controller's; boot {manifest['boot_id']}\n")
+    output.table(
+        ("COLLECTOR", "STATUS", "WALL", "CPU", "SIZE", "DETAIL"),
+        [
+            (c["name"], c["status"], f"{c['wall_ms']} ms", f"{c['cpu_ms']} ms",
+             output.size(c["total_bytes"]), c["detail"])
+            for c in manifest["collectors"]
+        ],
+    )  # fmt: skip
+    print()
+    output.table(
+        ("ARTIFACT", "SIZE", "SHA-256", "SOURCE", "METHOD"),
+        [
+            (a["name"], output.size(a["size"]), a["sha256"][:16], a["source"], a["method"])
+            for a in manifest["artifacts"]
+        ],
+    )
+    if manifest["findings"]:
+        print()
+        order = sorted(manifest["findings"], key=lambda f: output.SEVERITIES.index(f["severity"]))
+        output.table(
+            ("SEVERITY", "FINDING", "SUBJECT", "WHAT"),
+            [(f["severity"], f["code"], f["subject"], f["summary"]) for f in order],
+        )
+
+
+@app.command("verify", help=_VERIFY_HELP)
+def verify(
+    evidence: Annotated[str, typer.Argument(metavar="EVIDENCE|FILE", help="An evidence id or an exported file.")],
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", help="The authority's certificate, for a file. Default: this state folder's."),
+    ] = None,
+    json: options.Json = False,
+    state: options.State = None,
+    controller: options.Controller = "",
+) -> None:
+    """Verify evidence."""
+    place = session.Place.of(state, controller)
+    if Path(evidence).exists() or ca is not None:
+        raise SystemExit(_verify_file(Path(evidence), ca or place.state / "keys" / "ca.pem", json))
+    session.run(place, lambda control: _verify(control, evidence, json))
+
+
+def _verify_file(file: Path, ca: Path, json: bool) -> int:
+    from fireline_controller import vault
+
+    for path in (file, ca):
+        if not path.is_file():
+            session.fail(f"{path}: no such file", session.USAGE)
+    report = vault.verify_container(file, ca.read_bytes())
+    return _print_verdict(str(file), report.problems, report.artifacts, report.total_bytes, json)
+
+
+async def _verify(control: "ControlStub", evidence_id: str, json: bool) -> int:
+    from fireline_wire.v1 import control_pb2
+
+    reply = await control.VerifyEvidence(control_pb2.VerifyEvidenceRequest(id=evidence_id))
+    return _print_verdict(evidence_id, list(reply.problems), reply.artifacts, reply.total_bytes, json)
+
+
+def _print_verdict(name: str, problems: Iterable[str], artifacts: int, total_bytes: int, json: bool) -> int:
+    found = list(problems)
+    if json:
+        output.print_json({"verified": not found, "problems": found, "artifacts": artifacts, "bytes": total_bytes})
+    elif found:
+        print(f"{name}: NOT VERIFIED")
+        for problem in found:
+            print(f"  {output.printable(problem)}")
+    else:
+        print(f"{name}: verified: {artifacts} artifacts, {output.size(total_bytes)}, every hash and signature holds")
+    return session.SOME_NOT_OK if found else session.OK
+
+
+@app.command("export")
+def export(
+    evidence: Annotated[
+        str, typer.Argument(metavar="EVIDENCE|INCIDENT", help="One evidence id, or all of an incident.")
+    ],
+    output_file: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: NAME.fireline here.", show_default=False)
+    ] = None,
+    reason: options.Reason = "",
+    state: options.State = None,
+    controller: options.Controller = "",
+) -> None:
+    """Write one file that verifies anywhere with nothing but the authority's certificate."""
+    file = output_file or Path(f"{evidence}.fireline")
+    if file.exists():
+        session.fail(f"{file} exists already; name another with --output", session.USAGE)
+    session.run(session.Place.of(state, controller), lambda control: _export(control, evidence, file, reason))
+
+
+async def _export(control: "ControlStub", evidence_id: str, file: Path, reason: str) -> int:
+    from fireline_wire.v1 import control_pb2
+
+    partial = file.with_name(file.name + ".partial")
+    total = 0
+    try:
+        with partial.open("wb") as out:
+            async for part in control.ExportEvidence(control_pb2.ExportEvidenceRequest(id=evidence_id, reason=reason)):
+                total += out.write(part.data)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.rename(file)
+    except OSError as error:
+        session.fail(f"{file}: can't be written: {error.strerror}; free some space or name another", 5)
+    finally:
+        partial.unlink(missing_ok=True)
+    output.say(f"{file}: {output.size(total)}; verify it: fireline evidence verify {file} --ca ca.pem")
+    return session.OK
+
+
+@app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="A file that `evidence export` wrote.", exists=True, dir_okay=False)],
+    ca: Annotated[
+        Path | None, typer.Option("--ca", help="The authority it must verify against. Default: this state folder's.")
+    ] = None,
+    json: options.Json = False,
+    state: options.State = None,
+    controller: options.Controller = "",
+) -> None:
+    """Verify an exported file and keep its evidence here too."""
+    place = session.Place.of(state, controller)
+    authority = (ca or place.state / "keys" / "ca.pem").read_bytes()
+    session.run(place, lambda control: _import(control, file, authority, json))
+
+
+async def _import(control: "ControlStub", file: Path, authority: bytes, json: bool) -> int:
+    reply = await control.ImportEvidence(_parts(file, authority))
+    if json:
+        output.print_json({"evidence": [record_document(e) for e in reply.evidence]})
+    else:
+        print_records(reply.evidence)
+    return session.OK
+
+
+async def _parts(file: Path, authority: bytes) -> "AsyncIterator[control_pb2.FilePart]":
+    from fireline_wire.v1 import control_pb2
+
+    yield control_pb2.FilePart(data=authority)
+    with file.open("rb") as source:
+        while part := source.read(_PART_BYTES):
+            yield control_pb2.FilePart(data=part)
