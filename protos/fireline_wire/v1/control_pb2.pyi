@@ -358,7 +358,7 @@ class TargetSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TERMS_FIELD_NUMBER: _builtins.int
-    EXCEPT_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
     RETRY_OF_FIELD_NUMBER: _builtins.int
     retry_of: _builtins.str
     """The hosts of this operation that did not end ok, and no others."""
@@ -366,15 +366,20 @@ class TargetSpec(_message.Message):
     def terms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names, ranges, groups and label selectors, each a term; a host is in when any term matches."""
 
+    @_builtins.property
+    def excluded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The same form; wins over the terms."""
+
     def __init__(
         self,
         *,
         terms: _abc.Iterable[_builtins.str] | None = ...,
+        excluded: _abc.Iterable[_builtins.str] | None = ...,
         retry_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["except", b"except", "retry_of", b"retry_of", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded", b"excluded", "retry_of", b"retry_of", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
