@@ -219,7 +219,7 @@ class HostOutcome:
 
 @dataclass(frozen=True)
 class Operation:
-    """One command fanned out to a frozen target. `outcomes` is empty while it runs."""
+    """One command fanned out to a frozen target. `outcomes` is empty while it runs; `profile` is set for captures."""
 
     id: str
     kind: str
@@ -230,6 +230,8 @@ class Operation:
     started_at: datetime
     finished_at: datetime | None = None
     outcomes: tuple[HostOutcome, ...] = ()
+    profile: str = ""
+    retry_of: str = ""
 
 
 @dataclass(frozen=True)
