@@ -1,0 +1,85 @@
+"""What this host allows, whatever the controller asks: services, collectors and paths.
+
+The file belongs to the host's own administrator; the agent reads it at start and the controller can't change it.
+Leaves to others: who the caller is (the server's guard).
+"""
+
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Self
+
+from fireline_agent.config import read_toml, typed
+from fireline_agent.errors import ConfigError, RefusedError
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The host's own rules. Names of collectors may be shell patterns; `*` allows every one."""
+
+    services: tuple[str, ...] = ("Host", "Capture")
+    collectors: tuple[str, ...] = ("*",)
+    # Folders that a command may name to be read, with all below them. What a collector reads by its nature, such as
+    # /proc, is allowed or forbidden with the collector.
+    paths: tuple[str, ...] = ("/",)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.services) - {"Host", "Capture"})
+        if unknown:
+            raise ConfigError(f"services: unknown service {unknown[0]!r}; known are Host and Capture")
+        if "Host" not in self.services:
+            raise ConfigError("services: Host can't be left out: without it the host's certificate can't be renewed")
+        for path in self.paths:
+            if not path.startswith("/") or posixpath.normpath(path) != path:
+                raise ConfigError(f"paths: wanted absolute paths without '..' or a final '/', found {path!r}")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The rules in a file; the defaults where there is none.
+
+        Raises:
+            ConfigError: the file is there and can't be used; the agent must not start with looser rules than meant.
+        """
+        if not path.exists():
+            return cls()
+        return cls(**typed(path, read_toml(path), {f.name: f.type for f in fields(cls)}))
+
+    def require_service(self, service: str) -> None:
+        """Let the call of a service pass.
+
+        Raises:
+            RefusedError: policy_denied.
+        """
+        if service not in self.services:
+            raise RefusedError("policy_denied", f"this host's policy does not allow the service {service}")
+
+    def allows_collector(self, name: str) -> bool:
+        """Whether this host lets the collector run."""
+        return any(fnmatchcase(name, pattern) for pattern in self.collectors)
+
+    def denial(self, collector: str, params: Mapping[str, Any]) -> str:
+        """Why this host does not run the collector with these parameters; empty where it does."""
+        if not self.allows_collector(collector):
+            return f"this host's policy does not allow the collector {collector}"
+        for path in _paths(params.values()):
+            if not any(_is_below(path, allowed) for allowed in self.paths):
+                return f"this host's policy does not allow {collector} to read {path}"
+        return ""
+
+
+def _paths(values: Iterable[object]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str) and value.startswith("/"):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from _paths(value.values())
+        elif isinstance(value, list | tuple):
+            yield from _paths(value)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    # Normalised first, so that /allowed/../secret and //secret count as what they are.
+    normal = posixpath.normpath(f"/{path.lstrip('/')}")
+    return folder == "/" or normal == folder or normal.startswith(f"{folder}/")
