@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import grpc
-from cryptography import x509
 
+from fireline_wire import chain
 from fireline_wire.identity import Identity, Role
 from fireline_wire.status import Refusal, abort
 
@@ -46,24 +46,8 @@ def peer_from_pem(certificate_pem: bytes) -> Peer:
     Raises:
         ValueError: it carries no Fireline identity, or more than one.
     """
-    certificate = x509.load_pem_x509_certificate(certificate_pem)
-    return Peer(identity_of(certificate), format(certificate.serial_number, "x"))
-
-
-def identity_of(certificate: x509.Certificate) -> Identity:
-    """The one identity that a certificate carries.
-
-    Raises:
-        ValueError: it carries no Fireline identity, or more than one URI.
-    """
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        raise ValueError("the certificate carries no Fireline identity") from None
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if len(uris) != 1:
-        raise ValueError(f"the certificate carries {len(uris)} URIs, wanted one Fireline identity")
-    return Identity.parse(uris[0])
+    certificate = chain.certificates(certificate_pem)[0]
+    return Peer(chain.identity_of(certificate), chain.serial_hex(certificate))
 
 
 def peer_of(context: _Context) -> Peer:
