@@ -1,0 +1,319 @@
+"""Many hosts at once: bounded, each under its own clock, every one ending in exactly one outcome (I1).
+
+One host's failure is a result here, never an exception. Leaves to others: what the work on a host is (engine), how a
+host is called (hosts), and the record (the caller's `on_outcome`, called once for each host as it ends).
+"""
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from typing import Final, TypeAlias
+
+from fireline_controller.model import ConfigError, FirelineError, Host, HostError, HostOutcome, Outcome
+
+log = logging.getLogger(__name__)
+
+Work: TypeAlias = Callable[[Host], Awaitable[HostOutcome]]
+Report: TypeAlias = Callable[[HostOutcome], None]
+
+_PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,3})?)%", re.ASCII)
+_COUNT: Final = re.compile(r"\d{1,9}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The clocks and the width of a fan-out. A host's clock runs from when its own work starts.
+
+    `cancel_grace_s` is what a host's work has after it was cancelled, to stop things on the host and to say what it
+    knows; then it is abandoned, so that a fan-out always ends.
+    """
+
+    host_deadline_s: float
+    overall_deadline_s: float
+    concurrency: int
+    cancel_grace_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency is {self.concurrency}: wanted at least 1")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many hosts may end not ok, unreachable ones included, before no new one is started. None: all of them."""
+
+    hosts: int
+    allowed: int | None = None
+    rounded: str = ""
+
+    @classmethod
+    def parse(cls, text: str, hosts: int) -> "Budget":
+        """Read `--max-fail`: "5", "10%" (of the hosts, rounded down) or "" for no budget.
+
+        Raises:
+            ConfigError: neither a count nor a percentage up to 100.
+        """
+        text = text.strip()
+        if not text:
+            return cls(hosts)
+        if _COUNT.fullmatch(text):
+            return cls(hosts, int(text))
+        percent = _PERCENT.fullmatch(text)
+        if percent is None or Fraction(percent[1]) > 100:
+            raise ConfigError(f"failure budget {text!r}: wanted a number of hosts (5) or a share of them (10%)")
+        share = hosts * Fraction(percent[1]) / 100
+        allowed = share.numerator // share.denominator
+        how = "" if share == allowed else ", rounded down"
+        return cls(hosts, allowed, f"{text} of {_hosts(hosts)} is {allowed}{how}")
+
+    def room(self, *, failed: int, concurrency: int) -> int:
+        """How many hosts may be at work at once after so many failed: if all of these fail too, it is one too many."""
+        if self.allowed is None:
+            return concurrency
+        return min(concurrency, max(self.allowed - failed + 1, 0))
+
+    def worst_case(self, concurrency: int) -> str:
+        """The most harm that the operation can do before it stops by itself, as a sentence for the operator."""
+        width = min(concurrency, self.hosts)
+        if self.allowed is None or self.allowed >= self.hosts:
+            note = f"{self.rounded}: " if self.rounded else ""
+            return f"{note}no failure stops the rest: all {_hosts(self.hosts)} may end not ok, {width} at work at once"
+        note = f"{self.rounded}; " if self.rounded else ""
+        return (
+            f"{note}at most {self.allowed + 1} of {_hosts(self.hosts)} can end not ok before it stops,"
+            f" at most {self.room(failed=0, concurrency=width)} at work at once"
+        )
+
+
+async def fan_out(
+    hosts: Sequence[Host],
+    work: Work,
+    *,
+    limits: Limits,
+    budget: Budget,
+    cancel: asyncio.Event,
+    on_outcome: Report,
+) -> tuple[HostOutcome, ...]:
+    """Do the work on every host and return exactly one outcome for each, sorted by name.
+
+    A HostError that the work raises becomes that host's outcome. At a clock's end and when `cancel` is set the work
+    gets CancelledError; it may still return an outcome or raise a HostError, which then counts, or raise
+    `CancelledError("what is known")`, which goes into the detail.
+
+    Raises:
+        FirelineError, Exception: the controller itself failed (out of file descriptors, the store, a fault). Even then
+            `on_outcome` was called once for every host before.
+    """
+    run = _Run(work, limits, budget, on_outcome)
+    watcher = asyncio.create_task(_interrupt_on(cancel, run))
+    try:
+        return await run.all(sorted(hosts, key=lambda host: host.name))
+    finally:
+        watcher.cancel()
+        await run.abandon()
+
+
+async def _interrupt_on(cancel: asyncio.Event, run: "_Run") -> None:
+    await cancel.wait()
+    run.interrupt(_Cause(Outcome.CANCELLED, "cancelled", "cancelled by the operator"), "cancelled before it was asked")
+
+
+@dataclass(frozen=True)
+class _Cause:
+    """Why a host's work is ended from outside, and the outcome which that makes."""
+
+    outcome: Outcome
+    reason: str
+    detail: str
+
+    def of(self, host: str, said: str = "") -> HostOutcome:
+        return HostOutcome(host, self.outcome, f"{self.detail}: {said}" if said else self.detail, self.reason)
+
+
+_ENDED_ITSELF: Final = _Cause(Outcome.CANCELLED, "cancelled", "its connection was closed by the controller")
+
+
+class _Attempt:
+    """The work on one host while it is under way."""
+
+    __slots__ = ("cause", "clock", "host", "started", "task")
+
+    def __init__(self, host: str, task: "asyncio.Future[HostOutcome]", started: float) -> None:
+        self.host = host
+        self.task = task
+        self.started = started
+        self.cause = _ENDED_ITSELF
+        self.clock: asyncio.TimerHandle | None = None
+
+    def outcome(self) -> HostOutcome:
+        """The outcome of work that has ended.
+
+        Raises:
+            Exception: the controller failed, not the host.
+        """
+        try:
+            return self.task.result()
+        except HostError as error:
+            return HostOutcome(self.host, error.outcome, str(error), error.reason)
+        except asyncio.CancelledError as error:
+            return self.cause.of(self.host, " ".join(map(str, error.args)))
+
+
+class _Run:
+    """One fan-out. Driven by callbacks of tasks and timers: no task of its own waits for a host.
+
+    Not a TaskGroup: a group waits for a child however long it ignores its cancellation, and a fan-out must end.
+    """
+
+    def __init__(self, work: Work, limits: Limits, budget: Budget, on_outcome: Report) -> None:
+        self._work = work
+        self._limits = limits
+        self._budget = budget
+        self._on_outcome = on_outcome
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Host] = deque()
+        self._attempts: dict[str, _Attempt] = {}
+        self._outcomes: dict[str, HostOutcome] = {}
+        self._failed = 0
+        self._error: Exception | None = None
+        self._ended = asyncio.Event()
+
+    async def all(self, hosts: Sequence[Host]) -> tuple[HostOutcome, ...]:
+        names = [host.name for host in hosts]
+        if len(set(names)) != len(names):
+            raise ValueError("a frozen target has a host twice")
+        self._waiting.extend(hosts)
+        clock = self._loop.call_later(self._limits.overall_deadline_s, self._overall_deadline)
+        try:
+            self._go_on()
+            await self._ended.wait()
+        finally:
+            clock.cancel()
+        if self._error is not None:
+            raise self._error
+        return tuple(self._outcomes[name] for name in names)
+
+    def interrupt(self, cause: _Cause, skipped: str) -> None:
+        """End what is under way for this cause, and start nothing more."""
+        for attempt in list(self._attempts.values()):
+            self._end(attempt, cause)
+        self._skip_waiting(cause.reason, skipped)
+
+    async def abandon(self) -> None:
+        """Cancel what is left and give it its grace: only where the fan-out itself was cancelled is there any."""
+        left = [attempt.task for attempt in self._attempts.values()]
+        for attempt in self._attempts.values():
+            if attempt.clock is not None:
+                attempt.clock.cancel()
+            attempt.task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=self._limits.cancel_grace_s)
+
+    def _go_on(self) -> None:
+        room = self._budget.room(failed=self._failed, concurrency=self._limits.concurrency)
+        if room == 0 and self._waiting:
+            self._skip_waiting(
+                "budget", f"the failure budget was spent: {_hosts(self._failed)} not ok before it was asked"
+            )
+        while self._waiting and len(self._attempts) < room:
+            self._start(self._waiting.popleft())
+        if not self._attempts and not self._waiting:
+            self._ended.set()
+
+    def _start(self, host: Host) -> None:
+        task = self._loop.create_task(self._attend(host))
+        attempt = _Attempt(host.name, task, self._loop.time())
+        attempt.clock = self._loop.call_later(self._limits.host_deadline_s, self._host_deadline, attempt)
+        self._attempts[host.name] = attempt
+        task.add_done_callback(partial(self._done, attempt))
+
+    async def _attend(self, host: Host) -> HostOutcome:
+        outcome = await self._work(host)
+        if outcome.host != host.name:
+            raise RuntimeError(f"the work on {host.name} returned the outcome of {outcome.host}")
+        return outcome
+
+    def _done(self, attempt: _Attempt, _: object) -> None:
+        if self._attempts.get(attempt.host) is not attempt:
+            return  # abandoned before: its outcome stands
+        try:
+            outcome = attempt.outcome()
+        except FirelineError as error:
+            self._halt(error)
+            outcome = _stopped_by(error).of(attempt.host)
+        except Exception as error:  # noqa: BLE001 - raised again by all(): a fault of ours must not leave a host without outcome
+            self._halt(error)
+            outcome = HostOutcome(attempt.host, Outcome.FAILED, "a fault in the controller ended its work", "internal")
+        self._settle(attempt, outcome)
+
+    def _settle(self, attempt: _Attempt, outcome: HostOutcome) -> None:
+        del self._attempts[attempt.host]
+        if attempt.clock is not None:
+            attempt.clock.cancel()
+        if not outcome.duration_ms:
+            outcome = replace(outcome, duration_ms=round((self._loop.time() - attempt.started) * 1000))
+        self._failed += outcome.outcome is not Outcome.OK
+        self._record(outcome)
+        self._go_on()
+
+    def _record(self, outcome: HostOutcome) -> None:
+        self._outcomes[outcome.host] = outcome
+        try:
+            self._on_outcome(outcome)
+        except Exception as error:  # noqa: BLE001 - raised again by all(): the others must still be settled
+            self._halt(error)
+
+    def _skip_waiting(self, reason: str, detail: str) -> None:
+        while self._waiting:
+            self._record(HostOutcome(self._waiting.popleft().name, Outcome.SKIPPED, detail, reason))
+        if not self._attempts:
+            self._ended.set()
+
+    def _halt(self, error: Exception) -> None:
+        """The controller failed: keep the first error for all() to raise, and stop."""
+        if self._error is not None:
+            return
+        self._error = error
+        cause = _stopped_by(error)
+        self.interrupt(cause, f"not asked, {cause.detail}")
+
+    def _end(self, attempt: _Attempt, cause: _Cause) -> None:
+        if attempt.task.done():
+            return  # it ended by itself a moment ago, and its callback is on the way
+        if attempt.cause is not _ENDED_ITSELF:
+            return  # it is ending already: a second cancellation would cut its last words short
+        if attempt.clock is not None:
+            attempt.clock.cancel()
+        attempt.cause = cause
+        attempt.task.cancel()
+        attempt.clock = self._loop.call_later(self._limits.cancel_grace_s, self._give_up, attempt)
+
+    def _give_up(self, attempt: _Attempt) -> None:
+        log.error("work ignores its cancellation", extra={"host": attempt.host})
+        attempt.task.cancel()
+        said = f"what it did on the host is not known, {self._limits.cancel_grace_s:g} s after it was told to stop"
+        self._settle(attempt, attempt.cause.of(attempt.host, said))
+
+    def _host_deadline(self, attempt: _Attempt) -> None:
+        limit = self._limits.host_deadline_s
+        self._end(attempt, _Cause(Outcome.TIMED_OUT, "deadline", f"not done within {limit:g} s"))
+
+    def _overall_deadline(self) -> None:
+        limit = self._limits.overall_deadline_s
+        cause = _Cause(Outcome.TIMED_OUT, "deadline", f"not done when the operation's {limit:g} s were over")
+        self.interrupt(cause, f"the operation's {limit:g} s were over before it was asked")
+
+
+def _stopped_by(error: Exception) -> _Cause:
+    if isinstance(error, FirelineError):
+        return _Cause(Outcome.CANCELLED, error.reason, f"stopped by the controller's own failure: {error}")
+    return _Cause(Outcome.CANCELLED, "internal", "stopped by a fault in the controller")
+
+
+def _hosts(count: int) -> str:
+    return "1 host" if count == 1 else f"{count} hosts"
