@@ -1,0 +1,166 @@
+"""Verbs for the journal: append lines, sign them, read them."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from sqlalchemy import Connection, Row, func, insert, select
+
+from fireline_controller import journal
+from fireline_controller.model import Checkpoint, Entry, JournalError, Line
+from fireline_controller.store import schema
+from fireline_controller.store.anchor import Anchor
+from fireline_controller.store.verbs import Verbs
+
+CHECKPOINT_LINES = 64  # at most this many lines hang on the anchor alone
+_PAGE = 1000  # lines in memory at once while the whole journal is read
+
+
+class RecordVerbs(Verbs):
+    """The journal."""
+
+    def __init__(self, connection: Connection, *, key: EllipticCurvePrivateKey, anchor: Anchor | None) -> None:
+        super().__init__(connection)
+        self._key = key
+        self._anchor = anchor
+        self._anchor_seen = anchor is None
+        self._asked = False
+        self._last: Line | None = None
+        self.found_damage = False
+
+    def append(self, *entries: Entry) -> tuple[Line, ...]:
+        """Journal these entries; they are on record when the transaction is committed.
+
+        The first append of a transaction compares the journal with its anchor. Lines that are gone do not stop the
+        work: a line that says so, with the signed proof, is written before the entries.
+
+        Raises:
+            ValueError: an entry holds what a line can't; nothing of the call is kept.
+        """
+        if not entries:
+            return ()
+        damage = self._damage(entries[0].at)
+        seq, previous = self.head()
+        lines = []
+        for number, entry in enumerate((*damage, *entries), start=seq + 1):
+            lines.append(journal.line(entry, seq=number, previous_hash=previous))
+            previous = lines[-1].hash
+        self._connection.execute(insert(schema.lines), [_line_row(line) for line in lines])
+        self._last = lines[-1]
+        return tuple(lines[len(damage) :])
+
+    def _damage(self, at: datetime) -> tuple[Entry, ...]:
+        if self._anchor_seen or self._anchor is None:
+            return ()
+        self._anchor_seen = True
+        problem, proof = _compare(self._anchor, self)
+        if not problem:
+            return ()
+        self.found_damage = True
+        seq, line_hash = self.head()
+        data = {"found_seq": seq, "found_hash": line_hash, "anchor": proof}
+        return (Entry(kind=journal.DAMAGED, actor="fireline", at=at, summary=problem, data=data),)
+
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the last line; (0, 64 zeros) before the first."""
+        if self._last is not None:
+            return self._last.seq, self._last.hash
+        table = schema.lines
+        query = select(table.c.seq, table.c.hash).order_by(table.c.seq.desc()).limit(1)
+        row = self._connection.execute(query).one_or_none()
+        return (0, journal.GENESIS) if row is None else (int(row.seq), str(row.hash))
+
+    def hash_at(self, seq: int) -> str:
+        """The hash of line `seq`; of line 0 the one that stands before the first; empty when there is no such line."""
+        if seq == 0:
+            return journal.GENESIS
+        table = schema.lines
+        return str(self._connection.execute(select(table.c.hash).where(table.c.seq == seq)).scalar_one_or_none() or "")
+
+    def lines(self, from_seq: int = 1, incident_id: str = "", *, limit: int | None = None) -> tuple[Line, ...]:
+        """Lines in order from this number on, at most `limit`; of one incident, or all.
+
+        Raises:
+            JournalError: what is kept as a line is none; names its number.
+        """
+        table = schema.lines
+        query = select(table).where(table.c.seq >= from_seq).order_by(table.c.seq).limit(limit)
+        if incident_id:
+            query = query.where(table.c.incident_id == incident_id)
+        return tuple(_line_of(row) for row in self._connection.execute(query))
+
+    def stored_lines(self) -> Iterator[journal.StoredLine]:
+        """All lines as they lie there, in order and page by page, for `journal.verify`."""
+        table = schema.lines
+        seq = -(1 << 62)
+        while True:
+            query = select(table).where(table.c.seq > seq).order_by(table.c.seq).limit(_PAGE)
+            rows = self._connection.execute(query).all()
+            for row in rows:
+                yield journal.StoredLine(row.seq, bytes(row.canonical), row.hash, row.incident_id)
+            if len(rows) < _PAGE:
+                return
+            seq = rows[-1].seq
+
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """All checkpoints, in order."""
+        table = schema.checkpoints
+        rows = self._connection.execute(select(table).order_by(table.c.seq))
+        return tuple(Checkpoint(row.seq, row.hash, bytes(row.envelope)) for row in rows)
+
+    def checkpoint(self) -> None:
+        """Sign the journal as it is at the end of this transaction, however few lines that are."""
+        self._asked = True
+
+    def sign(self) -> Checkpoint | None:
+        """End the transaction's journal: the signed head, kept as a checkpoint when it is time. For the store alone."""
+        last = self._last or (self._last_line() if self._asked else None)
+        if last is None:
+            return None
+        signed = journal.checkpoint(last.seq, last.hash, at=last.entry.at, key=self._key)
+        table = schema.checkpoints
+        before = self._connection.execute(select(func.max(table.c.seq))).scalar_one() or 0
+        if last.seq - before >= (1 if self._asked else CHECKPOINT_LINES):
+            row = {"seq": signed.seq, "hash": signed.hash, "envelope": signed.envelope}
+            self._connection.execute(insert(table).values(row))
+        return signed
+
+    def _last_line(self) -> Line | None:
+        seq, _ = self.head()
+        return self.lines(seq)[0] if seq else None
+
+
+def _compare(anchor: Anchor, record: RecordVerbs) -> tuple[str, str]:
+    """What is wrong between the anchor and the journal, and the anchor's envelope as proof; empty when nothing is."""
+    try:
+        shown = anchor.read()
+    except JournalError as error:
+        return str(error), ""
+    found = record.hash_at(shown.seq)
+    if found == shown.hash:
+        return "", ""
+    seq, _ = record.head()
+    if not found:
+        problem = (
+            f"lines {seq + 1} to {shown.seq} were cut off the journal: its anchor was signed over line {shown.seq}"
+        )
+    else:
+        problem = f"line {shown.seq} is not the line that the journal's anchor was signed over: lines were replaced"
+    return problem, shown.envelope.decode()
+
+
+def _line_row(line: Line) -> dict[str, object]:
+    return {
+        "seq": line.seq,
+        "hash": line.hash,
+        "incident_id": line.entry.incident_id,
+        "canonical": line.canonical,
+    }
+
+
+def _line_of(row: Row[tuple[int, str, str, bytes]]) -> Line:
+    try:
+        line = journal.parse(bytes(row.canonical))
+    except JournalError as error:
+        raise JournalError(f"line {row.seq} of the journal was changed: {error}") from None
+    return Line(seq=row.seq, entry=line.entry, canonical=line.canonical, hash=row.hash)

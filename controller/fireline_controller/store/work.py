@@ -1,0 +1,161 @@
+"""Verbs for what operators do: operations with their outcomes, and incidents."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, insert, select, update
+
+from fireline_controller.model import (
+    Finding,
+    HostOutcome,
+    Incident,
+    NotFound,
+    Operation,
+    Severity,
+    StoreError,
+    Target,
+)
+from fireline_controller.store import schema
+from fireline_controller.store.verbs import Verbs, columns_of, value_of
+
+_FIRST_PHASE = "open"
+
+
+class WorkVerbs(Verbs):
+    """Operations and incidents."""
+
+    def put_operation(self, operation: Operation) -> None:
+        """Keep an operation that starts; its outcomes come with `finish_operation`."""
+        values = columns_of(operation)
+        target: Target = values.pop("target")
+        values.pop("outcomes")
+        values.update({f"target_{name}": value for name, value in columns_of(target).items()})
+        self._put(schema.operations, values)
+
+    def finish_operation(self, operation_id: str, outcomes: Sequence[HostOutcome], finished_at: datetime) -> Operation:
+        """Keep the outcomes of an operation, one for each host of its target (I1), once.
+
+        Raises:
+            NotFound: there is no such operation.
+            StoreError: it was finished before.
+            ValueError: the outcomes are not one each for the hosts of the target; names the hosts.
+        """
+        operation = self.operation(operation_id)
+        if operation.finished_at is not None:
+            raise StoreError(f"operation {operation_id} was finished at {operation.finished_at}: it ends once")
+        _check_one_each(operation, outcomes)
+        table = schema.operations
+        self._connection.execute(update(table).where(table.c.id == operation_id).values(finished_at=finished_at))
+        if outcomes:
+            self._connection.execute(insert(schema.outcomes), [_outcome_row(operation_id, o) for o in outcomes])
+        return self.operation(operation_id)
+
+    def operation(self, operation_id: str) -> Operation:
+        """The operation with this id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        row = self._connection.execute(
+            select(schema.operations).where(schema.operations.c.id == operation_id)
+        ).one_or_none()
+        if row is None:
+            raise NotFound(f"operation {operation_id!r} is not known")
+        return self._with_outcomes([row])[0]
+
+    def operations(self, incident_id: str = "", *, unfinished: bool = False) -> tuple[Operation, ...]:
+        """Operations in the order in which they started; of one incident, or those that have not ended."""
+        table = schema.operations
+        query = select(table).order_by(table.c.started_at, table.c.id)
+        if incident_id:
+            query = query.where(table.c.incident_id == incident_id)
+        if unfinished:
+            query = query.where(table.c.finished_at.is_(None))
+        return self._with_outcomes(self._connection.execute(query).all())
+
+    def _with_outcomes(self, rows: Sequence[Row[Any]]) -> tuple[Operation, ...]:
+        found: dict[str, list[HostOutcome]] = {row.id: [] for row in rows}
+        table = schema.outcomes
+        for start in range(0, len(rows), 500):
+            ids = [row.id for row in rows[start : start + 500]]
+            for row in self._connection.execute(select(table).where(table.c.operation_id.in_(ids))):
+                found[row.operation_id].append(_outcome_of(row))
+        return tuple(_operation_of(row, found[row.id]) for row in rows)
+
+    def new_incident(self, severity: Severity, title: str, opened_by: str, target: str, now: datetime) -> Incident:
+        """Open an incident under an id of its own: INC-YYYYMMDD-HHMMSS in UTC, of the next second that is free."""
+        incident = Incident(
+            id=self._free_incident_id(now),
+            severity=severity,
+            title=title,
+            phase=_FIRST_PHASE,
+            opened_at=now,
+            opened_by=opened_by,
+            target=target,
+        )
+        self._connection.execute(insert(schema.incidents).values(columns_of(incident)))
+        return self.incident(incident.id)
+
+    def _free_incident_id(self, now: datetime) -> str:
+        second = now.astimezone(UTC)
+        while self._incident_row(f"INC-{second:%Y%m%d-%H%M%S}") is not None:
+            second += timedelta(seconds=1)
+        return f"INC-{second:%Y%m%d-%H%M%S}"
+
+    def _incident_row(self, incident_id: str) -> Row[Any] | None:
+        return self._connection.execute(
+            select(schema.incidents).where(schema.incidents.c.id == incident_id)
+        ).one_or_none()
+
+    def incident(self, incident_id: str) -> Incident:
+        """The incident with this id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        row = self._incident_row(incident_id)
+        if row is None:
+            raise NotFound(f"incident {incident_id!r} is not known; `fireline incident list` shows those that are")
+        return value_of(Incident, row)
+
+    def incidents(self, limit: int = 100) -> tuple[Incident, ...]:
+        """The latest incidents, newest first."""
+        query = select(schema.incidents).order_by(schema.incidents.c.id.desc()).limit(limit)
+        return tuple(value_of(Incident, row) for row in self._connection.execute(query))
+
+
+def _check_one_each(operation: Operation, outcomes: Sequence[HostOutcome]) -> None:
+    named = sorted(o.host for o in outcomes)
+    wanted = sorted(operation.target.hosts)
+    if named != wanted:
+        lacking = sorted(set(wanted) - set(named))
+        strange = sorted(set(named) - set(wanted))
+        raise ValueError(
+            f"operation {operation.id}: {len(named)} outcomes for {len(wanted)} hosts, wanted one each;"
+            f" without: {', '.join(lacking[:10]) or 'none'}; not of the target: {', '.join(strange[:10]) or 'none'}"
+        )
+
+
+def _outcome_row(operation_id: str, outcome: HostOutcome) -> Mapping[str, Any]:
+    findings = [asdict(f) for f in outcome.findings]
+    return {**columns_of(outcome), "operation_id": operation_id, "findings": findings}
+
+
+def _outcome_of(row: Row[Any]) -> HostOutcome:
+    values = row._asdict()
+    del values["operation_id"]
+    outcome = HostOutcome(**values)
+    return replace(outcome, findings=tuple(Finding(**f) for f in values["findings"]))
+
+
+def _operation_of(row: Row[Any], outcomes: Sequence[HostOutcome]) -> Operation:
+    values = row._asdict()
+    target = Target(
+        hosts=tuple(values.pop("target_hosts")),
+        sha256=values.pop("target_sha256"),
+        folded=values.pop("target_folded"),
+        spelled=values.pop("target_spelled"),
+    )
+    return Operation(**values, target=target, outcomes=tuple(sorted(outcomes, key=lambda o: o.host)))
