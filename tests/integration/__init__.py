@@ -1,0 +1,1 @@
+"""Several rooms together, or one room against the real thing."""
