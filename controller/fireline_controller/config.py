@@ -25,7 +25,6 @@ class Listen(_Section):
     """Where the daemon answers. An empty address: not at all."""
 
     enrollment: str = Field("0.0.0.0:7701", description="where hosts join: ADDRESS:PORT")
-    control: str = Field("", description="where remote operators connect over mutual TLS: ADDRESS:PORT")
     advertise: str = Field("", description="ADDRESS:PORT that tokens tell hosts to join at")
 
 

@@ -48,6 +48,11 @@ class Refusal:
             raise ValueError(f"unknown reason {self.reason!r}")
 
 
+def known(reason: str) -> str:
+    """The reason itself where the wire has it, `internal` otherwise."""
+    return reason if reason in _CODES else "internal"
+
+
 def to_status(refusal: Refusal) -> grpc.Status:
     """The status to abort a call with."""
     detail = any_pb2.Any()

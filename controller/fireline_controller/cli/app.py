@@ -2,8 +2,8 @@
 
 import getpass
 import re
+from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,17 +57,17 @@ def init(
     from fireline_controller import state as folder
     from fireline_controller.model import FirelineError
 
-    place = session.Place.of(state)
+    place = session.folder(state)
     name = operator or re.sub(r"[^a-z0-9-]+", "-", getpass.getuser().lower()).strip("-") or "operator"
     try:
-        made = folder.make(place.state, operator=name)
+        made = folder.make(place, operator=name, now=datetime.now(UTC))
     except FirelineError as error:
         session.fail(str(error), session.CONTROLLER_FAILED)
     if made:
-        print(f"{place.state}: ready; you are {name!r}; authority SHA-256 {made.authority.ca_sha256}")
+        print(f"{place}: ready; you are {name!r}; authority SHA-256 {made.authority.ca_sha256}")
         output.say("next: fireline serve, and in another terminal: fireline enroll token --host NAME")
     else:
-        print(f"{place.state}: is there already and is complete; nothing was changed")
+        print(f"{place}: is there already and is complete; nothing was changed")
 
 
 @app.command("serve")
@@ -82,7 +82,7 @@ def serve(state: options.State = None) -> None:
     from fireline_controller.model import FirelineError
 
     try:
-        status = daemon.serve(session.Place.of(state).state)
+        status = daemon.serve(session.folder(state))
     except FirelineError as error:
         session.fail(str(error), session.CONTROLLER_FAILED)
     raise typer.Exit(status)
@@ -95,7 +95,7 @@ def config_show(json: options.Json = False, state: options.State = None) -> None
     from fireline_controller.model import FirelineError
 
     try:
-        found = list(config.origins(Path(session.Place.of(state).state) / "fireline.toml"))
+        found = list(config.origins(session.folder(state) / "fireline.toml"))
     except FirelineError as error:
         session.fail(str(error), session.USAGE)
     if json:

@@ -40,14 +40,13 @@ def capture(
     json: options.Json = False,
     json_lines: options.JsonLines = False,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Collect the state of hosts."""
     wish = operations.Wish(
         target or [], without or [], retry_of, reason, incident, yes, max_fail, host_deadline, deadline, concurrency,
         json, json_lines,
     )  # fmt: skip
-    session.run(session.Place.of(state, controller), lambda control: _capture(control, wish, profile))
+    session.run(session.folder(state), lambda control: _capture(control, wish, profile))
 
 
 async def _capture(control: "ControlStub", wish: operations.Wish, profile: str) -> int:

@@ -36,14 +36,11 @@ def token(
     ] = "",
     json: options.Json = False,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Print a one-time token."""
     seconds = duration_s(ttl)
     pairs = dict(_pair(text) for text in labels or [])
-    session.run(
-        session.Place.of(state, controller), lambda control: _token(control, host, seconds, pairs, address, json)
-    )
+    session.run(session.folder(state), lambda control: _token(control, host, seconds, pairs, address, json))
 
 
 async def _token(

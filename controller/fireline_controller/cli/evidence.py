@@ -37,10 +37,9 @@ def list_evidence(
     host: Annotated[str, typer.Option("--host", help="Only this host's.", show_default=False)] = "",
     json: options.Json = False,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """List sealed evidence, the newest first."""
-    session.run(session.Place.of(state, controller), lambda control: _list(control, incident, host, json))
+    session.run(session.folder(state), lambda control: _list(control, incident, host, json))
 
 
 async def _list(control: "ControlStub", incident: str, host: str, json: bool) -> int:
@@ -89,10 +88,9 @@ def show(
     reason: options.Reason = "",
     json: options.Json = False,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Show the manifest: collectors, artifacts and findings. Looking is a line in the journal."""
-    session.run(session.Place.of(state, controller), lambda control: _show(control, evidence, reason, json))
+    session.run(session.folder(state), lambda control: _show(control, evidence, reason, json))
 
 
 async def _show(control: "ControlStub", evidence_id: str, reason: str, json: bool) -> int:
@@ -144,12 +142,11 @@ def verify(
     ] = None,
     json: options.Json = False,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Verify evidence."""
-    place = session.Place.of(state, controller)
+    place = session.folder(state)
     if Path(evidence).exists() or ca is not None:
-        raise SystemExit(_verify_file(Path(evidence), ca or place.state / "keys" / "ca.pem", json))
+        raise SystemExit(_verify_file(Path(evidence), ca or place / "keys" / "ca.pem", json))
     session.run(place, lambda control: _verify(control, evidence, json))
 
 
@@ -193,13 +190,12 @@ def export(
     ] = None,
     reason: options.Reason = "",
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Write one file that verifies anywhere with nothing but the authority's certificate."""
     file = output_file or Path(f"{evidence}.fireline")
     if file.exists():
         session.fail(f"{file} exists already; name another with --output", session.USAGE)
-    session.run(session.Place.of(state, controller), lambda control: _export(control, evidence, file, reason))
+    session.run(session.folder(state), lambda control: _export(control, evidence, file, reason))
 
 
 async def _export(control: "ControlStub", evidence_id: str, file: Path, reason: str) -> int:
@@ -230,11 +226,10 @@ def import_file(
     ] = None,
     json: options.Json = False,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Verify an exported file and keep its evidence here too."""
-    place = session.Place.of(state, controller)
-    authority = (ca or place.state / "keys" / "ca.pem").read_bytes()
+    place = session.folder(state)
+    authority = (ca or place / "keys" / "ca.pem").read_bytes()
     session.run(place, lambda control: _import(control, file, authority, json))
 
 

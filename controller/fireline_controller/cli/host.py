@@ -28,10 +28,9 @@ def list_hosts(
     target: options.Target = None,
     json: options.Json = False,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """List the enrolled hosts with labels, addresses and how long their certificates last."""
-    session.run(session.Place.of(state, controller), lambda control: _list(control, target or [], json))
+    session.run(session.folder(state), lambda control: _list(control, target or [], json))
 
 
 async def _list(control: "ControlStub", target: list[str], json: bool) -> int:
@@ -83,10 +82,9 @@ def show(
     name: Annotated[str, typer.Argument(help="The host's name.")],
     json: options.Json = False,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Ask one host what it is, what it lacks and how far its clock is off."""
-    session.run(session.Place.of(state, controller), lambda control: _show(control, name, json))
+    session.run(session.folder(state), lambda control: _show(control, name, json))
 
 
 async def _show(control: "ControlStub", name: str, json: bool) -> int:
@@ -127,10 +125,9 @@ def label(
     target: options.Target = None,
     reason: options.Reason = "",
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Set or remove labels. They live on the controller, never on the host."""
-    session.run(session.Place.of(state, controller), lambda control: _label(control, changes, target or [], reason))
+    session.run(session.folder(state), lambda control: _label(control, changes, target or [], reason))
 
 
 async def _label(control: "ControlStub", changes: list[str], target: list[str], reason: str) -> int:
@@ -154,10 +151,9 @@ def remove(
     name: Annotated[str, typer.Argument(help="The host's name.")],
     reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the journal.", show_default=False)],
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Take a host out of the fleet: its certificates are revoked, its connections cut. Its evidence stays."""
-    session.run(session.Place.of(state, controller), lambda control: _remove(control, name, reason))
+    session.run(session.folder(state), lambda control: _remove(control, name, reason))
 
 
 async def _remove(control: "ControlStub", name: str, reason: str) -> int:
@@ -182,14 +178,13 @@ def ping(
     json: options.Json = False,
     json_lines: options.JsonLines = False,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Reach every host."""
     wish = operations.Wish(
         target or [], without or [], retry_of, reason, "", yes, max_fail, host_deadline, deadline, concurrency,
         json, json_lines,
     )  # fmt: skip
-    session.run(session.Place.of(state, controller), lambda control: _ping(control, wish))
+    session.run(session.folder(state), lambda control: _ping(control, wish))
 
 
 async def _ping(control: "ControlStub", wish: operations.Wish) -> int:

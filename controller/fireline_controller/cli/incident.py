@@ -42,14 +42,13 @@ def open_incident(
     json: options.Json = False,
     json_lines: options.JsonLines = False,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Open an incident."""
     wish = operations.Wish(
         target or [], without or [], "", reason, "", yes, max_fail, host_deadline, deadline, concurrency,
         json, json_lines,
     )  # fmt: skip
-    session.run(session.Place.of(state, controller), lambda control: _open(control, wish, severity, title, profile))
+    session.run(session.folder(state), lambda control: _open(control, wish, severity, title, profile))
 
 
 async def _open(control: "ControlStub", wish: operations.Wish, severity: str, title: str, profile: str) -> int:
@@ -66,10 +65,9 @@ def list_incidents(
     limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 50,
     json: options.Json = False,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """List incidents, the newest first."""
-    session.run(session.Place.of(state, controller), lambda control: _list(control, limit, json))
+    session.run(session.folder(state), lambda control: _list(control, limit, json))
 
 
 async def _list(control: "ControlStub", limit: int, json: bool) -> int:
@@ -103,11 +101,9 @@ def incident_document(incident: "control_pb2.Incident") -> dict[str, Any]:
 
 
 @app.command("show")
-def show(
-    incident: _ID, json: options.Json = False, state: options.State = None, controller: options.Controller = ""
-) -> None:
+def show(incident: _ID, json: options.Json = False, state: options.State = None) -> None:
     """Show one incident with its evidence."""
-    session.run(session.Place.of(state, controller), lambda control: _show(control, incident, json))
+    session.run(session.folder(state), lambda control: _show(control, incident, json))
 
 
 async def _show(control: "ControlStub", incident_id: str, json: bool) -> int:
@@ -130,10 +126,9 @@ def note(
     incident: _ID,
     text: Annotated[str, typer.Argument(help="One remark for the record.")],
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Write a remark into the incident's record."""
-    session.run(session.Place.of(state, controller), lambda control: _note(control, incident, text))
+    session.run(session.folder(state), lambda control: _note(control, incident, text))
 
 
 async def _note(control: "ControlStub", incident_id: str, text: str) -> int:
@@ -145,8 +140,6 @@ async def _note(control: "ControlStub", incident_id: str, text: str) -> int:
 
 
 @app.command("timeline")
-def timeline(
-    incident: _ID, json: options.Json = False, state: options.State = None, controller: options.Controller = ""
-) -> None:
+def timeline(incident: _ID, json: options.Json = False, state: options.State = None) -> None:
     """Show everything that was decided, done and seen, in order."""
-    session.run(session.Place.of(state, controller), lambda control: journal.print_lines(control, incident, 1, json))
+    session.run(session.folder(state), lambda control: journal.print_lines(control, incident, 1, json))

@@ -14,9 +14,9 @@ app = typer.Typer(help="The record of everything: verify, export.", no_args_is_h
 
 
 @app.command("verify")
-def verify(json: options.Json = False, state: options.State = None, controller: options.Controller = "") -> None:
+def verify(json: options.Json = False, state: options.State = None) -> None:
     """Prove that no line was changed, removed, reordered or cut off."""
-    session.run(session.Place.of(state, controller), lambda control: _verify(control, json))
+    session.run(session.folder(state), lambda control: _verify(control, json))
 
 
 async def _verify(control: "ControlStub", json: bool) -> int:
@@ -47,10 +47,9 @@ def export(
     incident: options.IncidentId = "",
     first: Annotated[int, typer.Option("--from", min=1, help="The first line's number.")] = 1,
     state: options.State = None,
-    controller: options.Controller = "",
 ) -> None:
     """Print the lines as they are hashed, one JSON object each."""
-    session.run(session.Place.of(state, controller), lambda control: print_lines(control, incident, first, True))
+    session.run(session.folder(state), lambda control: print_lines(control, incident, first, True))
 
 
 async def print_lines(control: "ControlStub", incident: str, first: int, json: bool) -> int:

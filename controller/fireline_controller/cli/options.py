@@ -14,15 +14,6 @@ State = Annotated[
         show_default=False,
     ),
 ]
-Controller = Annotated[
-    str,
-    typer.Option(
-        "--controller",
-        envvar="FIRELINE_CONTROLLER",
-        help="ADDRESS:PORT of a remote controller. Default: this state folder's daemon, or one inside this process.",
-        show_default=False,
-    ),
-]
 Target = Annotated[
     list[str] | None,
     typer.Option(

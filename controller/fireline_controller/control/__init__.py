@@ -1,0 +1,5 @@
+"""The controller's own service for operators: wire, then engine, then wire. The daemon may import it."""
+
+from fireline_controller.control.service import ControlService
+
+__all__ = ["ControlService"]

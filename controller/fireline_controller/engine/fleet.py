@@ -1,0 +1,91 @@
+"""The fleet as the controller keeps it: labels, removal, and what a live agent says of itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from fireline_controller.hosts import Fleet, HostDescription
+from fireline_controller.model import Entry, Host, NotFound, PolicyError
+from fireline_controller.store import Store, Transaction
+from fireline_wire.identity import Identity, Role
+
+
+class Hosts:
+    """Who is in the fleet."""
+
+    def __init__(self, store: Store, fleet: Fleet, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._now = now
+
+    async def all(self) -> Sequence[Host]:
+        """Every enrolled host, sorted by name."""
+        return await self._store.run(lambda tx: tx.hosts())
+
+    async def get(self, name: str) -> Host:
+        """One enrolled host.
+
+        Raises:
+            NotFound: no host of that name is in the fleet.
+        """
+        host = await self._store.run(lambda tx: tx.host(name))
+        if host.removed:
+            raise NotFound(
+                f"host {name} was removed from the fleet; enrol it again: fireline enroll token --host {name}"
+            )
+        return host
+
+    async def describe(self, host: Host, *, timeout_s: float) -> HostDescription:
+        """What the live agent says of its host.
+
+        Raises:
+            HostError: it can't be asked.
+        """
+        return await self._fleet.client(host).describe(timeout_s=timeout_s)
+
+    async def label(
+        self, hosts: Sequence[Host], *, put: Mapping[str, str], drop: Sequence[str], operator: str, reason: str
+    ) -> Sequence[Host]:
+        """Set and remove labels.
+
+        Raises:
+            PolicyError: a label is no label: key and value as Kubernetes has them.
+        """
+        for key, value in put.items():
+            if not key or any(c.isspace() or c in ",=!()" for c in key + value):
+                raise PolicyError(f"label {key}={value}: no blanks and none of ,=!() allowed", reason="invalid_request")
+        now = self._now()
+        changed = [replace(h, labels={k: v for k, v in {**h.labels, **put}.items() if k not in drop}) for h in hosts]
+        data = {"set": dict(put), "removed": list(drop), "reason": reason}
+
+        def record(tx: Transaction) -> None:
+            for host in changed:
+                tx.put_host(host)
+                tx.append(
+                    Entry("host.labelled", operator, now, f"labels of {host.name} changed", host=host.name, data=data)
+                )
+
+        await self._store.run(record)
+        return changed
+
+    async def remove(self, name: str, *, operator: str, reason: str) -> Host:
+        """Take a host out of the fleet: revoke every certificate of it, cut its connections, keep its evidence.
+
+        Raises:
+            NotFound: no host of that name is in the fleet.
+        """
+        host = replace(await self.get(name), removed=True)
+        now = self._now()
+
+        def record(tx: Transaction) -> None:
+            certificates = tx.certificates(str(Identity(Role.AGENT, name)))
+            for certificate in certificates:
+                if certificate.revoked_at is None and certificate.not_after > now:
+                    tx.revoke(certificate.serial, now)
+            tx.put_host(host)
+            data = {"reason": reason, "serials": [c.serial for c in certificates]}
+            tx.append(Entry("host.removed", operator, now, f"{name} removed: {reason}", host=name, data=data))
+
+        await self._store.run(record)
+        await self._fleet.drop(name)
+        return host

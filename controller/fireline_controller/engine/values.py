@@ -1,0 +1,61 @@
+"""What the engine is asked and what it tells while it works."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fireline_controller.model import HostOutcome, Target
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """A selection of hosts as the operator wrote it; `retry_of` means the hosts of that operation that are not ok."""
+
+    terms: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    retry_of: str = ""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What all fanned-out commands have in common. Zero and empty mean: as configured."""
+
+    operator: str
+    target: TargetSpec
+    reason: str = ""
+    incident_id: str = ""
+    confirmed_sha256: str = ""
+    max_fail: str = ""
+    host_deadline_s: float = 0
+    overall_deadline_s: float = 0
+    concurrency: int = 0
+
+
+@dataclass(frozen=True)
+class Started:
+    """The operation is on record; nothing was sent yet."""
+
+    operation_id: str
+    incident_id: str
+    target: Target
+    worst_case: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one host is doing."""
+
+    host: str
+    doing: str
+    total_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last news of an operation. `still_running`: hosts on which work may go on, with what is known."""
+
+    counts: Mapping[str, int]
+    duration_ms: int
+    still_running: tuple[str, ...]
+
+
+News = Started | Progress | HostOutcome | Finished
