@@ -6,6 +6,7 @@ FirelineError
 │   ├── TimedOut         reached, but not done in time
 │   ├── Denied           the host refused: role, policy, deny-list
 │   └── HostFailed       the host answered that it failed, or what it sent does not verify
+├── ControllerExhausted  the controller itself ran out of something; never a host's outcome
 ├── EvidenceError        evidence is missing, truncated or tampered with
 ├── JournalError         the journal's chain or its signatures do not hold
 ├── StoreError           the store, the vault or the state folder can't be read or written
@@ -84,6 +85,12 @@ class HostFailed(HostError):
     """The host answered that it failed, or sent what does not verify."""
 
     outcome = Outcome.FAILED
+
+
+class ControllerExhausted(FirelineError):
+    """The controller ran out of file descriptors: its own failure, never a host's outcome."""
+
+    reason = "file_descriptors"
 
 
 class EvidenceError(FirelineError):

@@ -37,9 +37,7 @@ _GROUP: Final = re.compile(r"(?:^|[,!&^])\s*@([^,!&^\s]+)")
 _RANGE: Final = re.compile(r"(\d+)-(\d+)")
 
 
-def resolve(
-    terms: Sequence[str], *, except_: Sequence[str] = (), hosts: Sequence[Host], groups: Mapping[str, str]
-) -> Target:
+def resolve(terms: Sequence[str], excluded: Sequence[str], hosts: Sequence[Host], groups: Mapping[str, str]) -> Target:
     """Resolve the terms' union, less the exceptions, and freeze it. Removed hosts are no hosts.
 
     A name that is not a host's is an error, in exceptions too: a slip there would hit the very host that was to be
@@ -51,11 +49,11 @@ def resolve(
     """
     fleet = _Fleet.of(hosts, groups)
     wanted = _union(terms, fleet)
-    spared = _union(except_, fleet)
+    spared = _union(excluded, fleet)
     fleet.require_known(wanted - spared, "target")
     fleet.require_known(spared - wanted, "exception")
     chosen = wanted - spared
-    spelled = _spell(terms, except_)
+    spelled = _spell(terms, excluded)
     if not chosen:
         raise EmptyTarget(_nothing_matched(spelled, wanted, fleet))
     return freeze(chosen, spelled=spelled)
@@ -206,9 +204,9 @@ def _nearest(name: str, known: Iterable[str], mark: str = "") -> str:
     return f" (nearest: {mark}{near[0]})" if near else ""
 
 
-def _spell(terms: Sequence[str], except_: Sequence[str]) -> str:
+def _spell(terms: Sequence[str], excluded: Sequence[str]) -> str:
     spelled = " ".join(f"--target {term!r}" for term in terms)
-    return " ".join([spelled, *(f"--except {term!r}" for term in except_)]).strip()
+    return " ".join([spelled, *(f"--except {term!r}" for term in excluded)]).strip()
 
 
 def _nothing_matched(spelled: str, wanted: set[str], fleet: _Fleet) -> str:

@@ -30,7 +30,7 @@ HOSTS = [
 
 def resolved(*terms: str, except_: tuple[str, ...] = ()) -> str:
     """The folded target that the terms mean among HOSTS."""
-    return targets.resolve(terms, except_=except_, hosts=HOSTS, groups=GROUPS).folded
+    return targets.resolve(terms, except_, hosts=HOSTS, groups=GROUPS).folded
 
 
 @pytest.mark.parametrize(
@@ -131,19 +131,19 @@ def test_an_empty_target_is_an_error(terms: tuple[str, ...], except_: tuple[str,
 def test_an_empty_fleet_says_how_to_enrol() -> None:
     """`all` of nothing is an empty target too."""
     with pytest.raises(EmptyTarget, match="no host is enrolled: make a token"):
-        targets.resolve(["all"], hosts=[], groups={})
+        targets.resolve(["all"], [], hosts=[], groups={})
 
 
 def test_a_hosts_name_wins_over_a_label() -> None:
     """A bare word that is both means the host."""
     hosts = [host("gpu"), host("other", gpu="yes")]
 
-    assert targets.resolve(["gpu"], hosts=hosts, groups={}).hosts == ("gpu",)
+    assert targets.resolve(["gpu"], [], hosts=hosts, groups={}).hosts == ("gpu",)
 
 
 def test_a_frozen_target_is_sorted_hashed_and_spelled() -> None:
     """The hash is over the sorted names, one a line, so that anybody can compute it."""
-    target = targets.resolve(["db-2", "db-1"], except_=["db-3"], hosts=HOSTS, groups=GROUPS)
+    target = targets.resolve(["db-2", "db-1"], ["db-3"], hosts=HOSTS, groups=GROUPS)
 
     assert target == Target(
         hosts=("db-1", "db-2"),
@@ -163,7 +163,7 @@ def test_folding_loses_no_name(names: list[str]) -> None:
     hosts = [host(name) for name in names if name != "all"] or [host("x")]
     target = targets.freeze((h.name for h in hosts), spelled="")
 
-    assert targets.resolve([target.folded], hosts=hosts, groups={}) == targets.freeze(
+    assert targets.resolve([target.folded], [], hosts=hosts, groups={}) == targets.freeze(
         target.hosts, spelled=f"--target {target.folded!r}"
     )
 
@@ -172,7 +172,7 @@ def test_folding_loses_no_name(names: list[str]) -> None:
 def test_any_text_is_a_target_or_a_clear_refusal(text: str) -> None:
     """No input makes anything but a target of known hosts, a TargetError or an EmptyTarget."""
     try:
-        target = targets.resolve([text], hosts=HOSTS, groups=GROUPS)
+        target = targets.resolve([text], [], hosts=HOSTS, groups=GROUPS)
     except (TargetError, EmptyTarget) as error:
         assert str(error)
     else:
