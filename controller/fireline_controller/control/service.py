@@ -9,8 +9,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from fireline_controller import enrollment
 from fireline_controller.control import wire
+from fireline_controller.control.tokens import Tokens
 from fireline_controller.engine import Engine, News
 from fireline_controller.model import FirelineError, HostError
 from fireline_wire import status
@@ -69,7 +69,7 @@ def _operator(context: _Context) -> str:
 class ControlService(control_pb2_grpc.ControlServicer):
     """What operators ask, answered by the engine."""
 
-    def __init__(self, engine: Engine, tokens: enrollment.Tokens) -> None:
+    def __init__(self, engine: Engine, tokens: Tokens) -> None:
         self._engine = engine
         self._tokens = tokens
 
@@ -255,7 +255,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Prove the journal."""
         report = await self._engine.records.verify_journal()
         return control_pb2.VerifyJournalReply(
-            problems=report.problems, lines=report.lines, checkpoints=report.checkpoints, head_hash=report.head
+            problems=report.problems, lines=report.lines, checkpoints=report.checkpoints, head_hash=report.head[1]
         )
 
 
