@@ -55,8 +55,8 @@ class JournalReport:
 def line(entry: Entry, *, seq: int, previous_hash: str) -> Line:
     """The line that this entry makes at this place of the chain; its entry holds the values as the line has them.
 
-    Lone surrogates (bytes that were no UTF-8) become their escapes: nothing that a host or a person typed can keep
-    an entry out of the journal.
+    NUL and lone surrogates (bytes that were no UTF-8) become their escapes: nothing that a host or a person typed can
+    keep an entry out of the journal.
 
     Raises:
         ValueError: the entry holds what is no JSON value of RFC 8785, is nested too deep or is too long; names where.
@@ -107,6 +107,11 @@ def parse(canonical: bytes) -> Line:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise JournalError(f"no journal line: {type(error).__name__} in {canonical[:80]!r}") from None
     return Line(seq=seq, entry=entry, canonical=canonical, hash=hashlib.sha256(canonical).hexdigest())
+
+
+def clean_text(text: str) -> str:
+    """The text with its escape in place of whatever JSON or a database can't hold: NUL and lone surrogates."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def checkpoint(seq: int, line_hash: str, *, at: datetime, key: EllipticCurvePrivateKey) -> Checkpoint:
@@ -271,25 +276,21 @@ def _stamp(at: datetime) -> str:
 def _clean_entry(entry: Entry) -> Entry:
     return replace(
         entry,
-        kind=_clean_text(entry.kind),
-        actor=_clean_text(entry.actor),
-        summary=_clean_text(entry.summary),
-        incident_id=_clean_text(entry.incident_id),
-        operation_id=_clean_text(entry.operation_id),
-        host=_clean_text(entry.host),
+        kind=clean_text(entry.kind),
+        actor=clean_text(entry.actor),
+        summary=clean_text(entry.summary),
+        incident_id=clean_text(entry.incident_id),
+        operation_id=clean_text(entry.operation_id),
+        host=clean_text(entry.host),
         data=_clean_mapping(entry.data, f"journal entry {entry.kind!r}: data", MAX_DEPTH),
     )
-
-
-def _clean_text(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _clean(value: Any, where: str, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _clean_text(value)
+        return clean_text(value)
     if isinstance(value, int | float):
         return _clean_number(value, where)
     if depth == 0:
@@ -310,7 +311,7 @@ def _clean_items(value: Mapping[Any, Any], where: str, depth: int) -> Iterator[t
     for name, inner in value.items():
         if not isinstance(name, str):
             raise ValueError(f"{where} has the key {name!r}: wanted text")
-        key = _clean_text(name)
+        key = clean_text(name)
         if key in seen:
             raise ValueError(f"{where} has the key {key!r} twice once it is written as UTF-8")
         seen.add(key)

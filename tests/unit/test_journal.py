@@ -80,12 +80,12 @@ def _chain_hash(one: Entry) -> str:
 def test_bytes_that_were_no_utf8_are_kept_as_their_escapes() -> None:
     """A host name or reason with undecodable bytes is journaled readably, and cannot keep a line out."""
     line = journal.line(
-        _entry("caf\udce9", actor="al\udcffice", data={"\udc80": "\ud800"}), seq=1, previous_hash=GENESIS
+        _entry("caf\udce9", actor="al\udcffice", data={"\udc80": "\ud800", "nul": "\0"}), seq=1, previous_hash=GENESIS
     )
 
     assert line.entry.summary == "caf\\udce9"
     assert line.entry.actor == "al\\udcffice"
-    assert line.entry.data == {"\\udc80": "\\ud800"}
+    assert line.entry.data == {"\\udc80": "\\ud800", "nul": "\\x00"}
     assert journal.parse(line.canonical).entry == line.entry
 
 

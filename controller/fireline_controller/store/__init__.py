@@ -4,7 +4,8 @@
 Imported by engine, enrollment, control, daemon and cli; imports the model, the journal's rules and SQLAlchemy Core.
 """
 
+from fireline_controller.store.chunks import StoredChunks
 from fireline_controller.store.store import Store
 from fireline_controller.store.transaction import Transaction
 
-__all__ = ["Store", "Transaction"]
+__all__ = ["Store", "StoredChunks", "Transaction"]

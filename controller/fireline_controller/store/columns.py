@@ -7,6 +7,8 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Dialect, Integer, LargeBinary, Text, TypeDecorator
 
+from fireline_controller.journal import clean_text
+
 # SQLite makes a column its row id only when it is called INTEGER; both hold 64 bits.
 Number = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -19,9 +21,7 @@ class Words(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """See TypeDecorator."""
-        if value is None:
-            return None
-        return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+        return None if value is None else clean_text(value)
 
 
 class Choice(TypeDecorator[StrEnum]):

@@ -1,8 +1,8 @@
 """Verbs for what was gathered: sealed evidence, and where the vault keeps its chunks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 
 from fireline_controller.model import ChunkPlace, Evidence, NotFound
 from fireline_controller.store import schema
@@ -42,22 +42,22 @@ class KeepingVerbs(Verbs):
 
     def chunk_places(self, sha256s: Iterable[str]) -> dict[str, ChunkPlace]:
         """Where these chunks are kept; those that are not kept are left out."""
-        wanted = list(dict.fromkeys(sha256s))
         table = schema.chunks
         found = {}
-        for start in range(0, len(wanted), _BATCH):
-            query = select(table).where(table.c.sha256.in_(wanted[start : start + _BATCH]))
+        for batch in _batches(list(dict.fromkeys(sha256s))):
+            query = select(table).where(table.c.sha256.in_(batch))
             found.update({row.sha256: value_of(ChunkPlace, row) for row in self._connection.execute(query)})
         return found
 
-    def put_chunks(self, places: Sequence[ChunkPlace], *, packs: Iterable[str] = ()) -> None:
-        """Remember where chunks are kept, and that these packs are known, chunks or not. A first place stays."""
-        self._put_packs({*packs, *(p.pack for p in places)})
-        new = {p.sha256: p for p in reversed(places)}
-        for known in self.chunk_places(new):
-            del new[known]
-        if new:
-            self._connection.execute(insert(schema.chunks), [columns_of(p) for p in new.values()])
+    def put_chunks(self, places: Sequence[ChunkPlace]) -> None:
+        """Remember where chunks are kept. A chunk that is known already gets the new place: the old one may be lost."""
+        self._put_packs({p.pack for p in places})
+        latest = {p.sha256: p for p in places}
+        table = schema.chunks
+        for batch in _batches(list(latest)):
+            self._connection.execute(delete(table).where(table.c.sha256.in_(batch)))
+        if latest:
+            self._connection.execute(insert(table), [columns_of(p) for p in latest.values()])
 
     def _put_packs(self, names: set[str]) -> None:
         table = schema.packs
@@ -66,5 +66,9 @@ class KeepingVerbs(Verbs):
                 self._connection.execute(insert(table).values(pack=name))
 
     def packs(self) -> set[str]:
-        """The packs of which the store knows."""
+        """The packs for which any place was ever put."""
         return set(self._connection.execute(select(schema.packs.c.pack)).scalars())
+
+
+def _batches(digests: list[str]) -> Iterator[list[str]]:
+    return (digests[start : start + _BATCH] for start in range(0, len(digests), _BATCH))

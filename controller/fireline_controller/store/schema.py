@@ -65,6 +65,8 @@ operations = Table(
     Column("target_spelled", Words, nullable=False),
     Column("started_at", Instant, nullable=False),
     Column("finished_at", Instant, index=True),
+    Column("profile", Words, nullable=False),
+    Column("retry_of", Words, nullable=False),
 )
 
 # The primary key is invariant I1 as far as a table can hold it: a host has one outcome of an operation.

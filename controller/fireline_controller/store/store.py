@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from fireline_controller import journal
 from fireline_controller.model import Checkpoint, JournalError, StoreError
 from fireline_controller.store.anchor import Anchor
-from fireline_controller.store.chunks import StoredChunks
 from fireline_controller.store.database import Database, Retry
 from fireline_controller.store.transaction import Transaction
 
@@ -38,7 +37,6 @@ class Store:
         self._anchor = anchor
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
-        self.chunks = StoredChunks(self)
 
     @classmethod
     def open(cls, url: str, *, journal_key: EllipticCurvePrivateKey, anchor_path: Path | None) -> Self:

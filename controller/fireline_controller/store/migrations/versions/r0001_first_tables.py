@@ -65,6 +65,8 @@ def _work() -> None:
         Column("target_spelled", Text, nullable=False),
         Column("started_at", Text, nullable=False),
         Column("finished_at", Text, index=True),
+        Column("profile", Text, nullable=False),
+        Column("retry_of", Text, nullable=False),
     )
     op.create_table(
         "outcomes",

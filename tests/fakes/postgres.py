@@ -1,0 +1,84 @@
+"""A real PostgreSQL of the tests' own, in a temporary folder, on a unix socket only."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+_HOME = Path("/usr/lib/postgresql")
+
+
+def binaries() -> Path | None:
+    """The folder of the newest server's programs; None where there is none, or no user that may run them."""
+    found = sorted(_HOME.glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+    return found[-1].parent if found and (os.getuid() != 0 or _owner()) else None
+
+
+def _owner() -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam("postgres")
+    except KeyError:
+        return None
+
+
+class PostgresServer:
+    """A running server. `database` makes a new empty database and gives its URL."""
+
+    def __init__(self, programs: Path, folder: Path, user: str | None) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._user = user
+        self._numbers = count(1)
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of the server's programs as the server's user (it refuses to run as root)."""
+        subprocess.run(
+            [str(self._programs / program), *arguments],
+            user=self._user,
+            cwd=self._folder,
+            env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=50,
+        )
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        # The listener's names say "nowhere on the network"; fsync stays on, since durability is under test.
+        options = f"-k {self._folder} -c listen_addresses='' -c max_connections=40 -c shared_buffers=16MB"
+        log = str(self._folder / "log")
+        self.run("pg_ctl", "start", "-w", "-D", str(self._folder / "data"), "-l", log, "-o", options)
+
+    def stop(self) -> None:
+        """Stop it as a power cut would, without waiting for anybody."""
+        self.run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(self._folder / "data"))
+
+    def database(self) -> str:
+        """A new empty database, as a URL."""
+        name = f"fireline_{next(self._numbers)}"
+        self.run("createdb", "-h", str(self._folder), "-U", "fireline", name)
+        return f"postgresql://fireline@/{name}?host={self._folder}"
+
+
+@contextmanager
+def running(programs: Path) -> Iterator[PostgresServer]:
+    """A server for as long as the block; nothing is left of it."""
+    folder = Path(tempfile.mkdtemp(prefix="fireline-pg-"))
+    owner = _owner() if os.getuid() == 0 else None
+    if owner is not None:
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
+    server = PostgresServer(programs, folder, owner.pw_name if owner else None)
+    try:
+        server.run("initdb", "-D", str(folder / "data"), "-U", "fireline", "-A", "trust", "-E", "UTF8", "--no-sync")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder)
