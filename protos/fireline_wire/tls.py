@@ -38,9 +38,14 @@ def server_credentials(source: Callable[[], Credentials]) -> grpc.ServerCredenti
     )
 
 
-def enrollment_server_credentials(key_pem: bytes, chain_pem: bytes) -> grpc.ServerCredentials:
-    """Server credentials that ask for no client certificate: for hosts that have none yet."""
-    return grpc.ssl_server_credentials([(key_pem, chain_pem)])
+def enrollment_server_credentials(source: Callable[[], Credentials]) -> grpc.ServerCredentials:
+    """The same, without asking for a client certificate: for hosts that have none yet."""
+    return grpc.dynamic_ssl_server_credentials(_configuration(source()), cast(_Fetcher, _Changes(source)))
+
+
+def joining_channel_credentials(ca_pem: bytes) -> grpc.ChannelCredentials:
+    """Channel credentials of a host that has no certificate yet, and trusts this authority only."""
+    return grpc.ssl_channel_credentials(ca_pem)
 
 
 def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
