@@ -61,7 +61,7 @@ class Controller:
             fleet=self.fleet,
             authority=opened.authority,
             settings=opened.settings,
-            profile_folder=opened.folder / "profiles",
+            folder=opened.folder,
             now=_now,
         )
         self.tokens = Tokens(store, opened.authority, opened.settings.listen, _now)

@@ -245,7 +245,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self, request: control_pb2.ReadJournalRequest, context: _Context
     ) -> AsyncIterator[control_pb2.JournalLine]:
         """Lines in order."""
-        async for line in self._engine.records.journal(request.incident_id, max(request.from_seq, 1)):
+        async for line in self._engine.records.lines(request.incident_id, max(request.from_seq, 1)):
             yield wire.line(line)
 
     @_answering

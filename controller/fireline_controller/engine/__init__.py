@@ -29,7 +29,7 @@ _MAY_HOLD = frozenset({Outcome.UNREACHABLE, Outcome.TIMED_OUT, Outcome.CANCELLED
 
 
 class Engine:
-    """All that the controller does, for whoever asks (control) or unasked (daemon)."""
+    """All that the controller does, for whoever asks (control) or unasked (daemon). `folder` is the state folder."""
 
     def __init__(
         self,
@@ -39,19 +39,19 @@ class Engine:
         fleet: Fleet,
         authority: Authority,
         settings: Settings,
-        profile_folder: Path,
+        folder: Path,
         now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._fleet = fleet
         self._settings = settings
-        self._profile_folder = profile_folder
+        self._profile_folder = folder / "profiles"
         self._now = now
         self._rooms = Rooms(store, vault, authority, settings, now)
         self.operations = Operations(store, settings, now)
         self.hosts = Hosts(store, fleet, now)
         self.incidents = Incidents(store, now)
-        self.records = Records(store, vault, authority, now)
+        self.records = Records(store, vault, authority, folder / "authorities", now)
         self.upkeep = Upkeep(store, fleet, authority, settings, now)
 
     async def resolve(self, spec: TargetSpec) -> tuple[Target, bool]:

@@ -104,6 +104,8 @@ class Collection:
             raise HostFailed(f"{self._host.name}: {error}", reason="tampered") from None
         except ManifestError as error:
             raise HostFailed(f"{self._host.name}: bad manifest: {error}", reason="tampered") from None
+        except vault.DiskFull as error:
+            raise HostFailed(f"{self._host.name}: not kept: {error}", reason="disk_full", retry_helps=True) from None
 
     async def _ordered(self) -> CaptureSealed:
         described = await self._client.describe(timeout_s=self._rooms.settings.fanout.command_deadline_s)
@@ -129,8 +131,8 @@ class Collection:
         signed = await self._again_when_cut(lambda: self._manifest(sealed))
         certificate = await self._signer(signed)
         manifest = self._believed(signed, certificate)
-        receiving = await self._rooms.vault.receive(f"{self._command.request_id}.{self._host.name}", manifest, signed)
-        async with receiving:
+        key = f"{self._command.request_id}.{self._host.name}"
+        async with self._rooms.vault.receive(key, manifest.artifacts, envelope=signed) as receiving:
             await self._again_when_cut(lambda: self._fetch(receiving))
             await receiving.finish()
         evidence = await self._seal(signed, manifest, certificate)
@@ -175,8 +177,8 @@ class Collection:
             manifest = Manifest.parse(envelope.unseal(signed, PAYLOAD_TYPE, public_key(certificate.pem)))
         except envelope.EnvelopeError as error:
             raise HostFailed(f"{self._host.name}: {error}", reason="tampered") from None
-        said = (manifest.host, manifest.request_id)
-        asked = (self._host.name, self._command.request_id)
+        said = (manifest.host, manifest.request_id, manifest.incident_id, manifest.profile)
+        asked = (self._host.name, self._command.request_id, self._command.incident_id, self._profile.name)
         if said != asked:
             raise HostFailed(f"{self._host.name}: the manifest is of {said}, asked for {asked}", reason="tampered")
         total, most = sum(a.size for a in manifest.artifacts), self._rooms.settings.evidence.host_bytes
@@ -187,7 +189,7 @@ class Collection:
 
     async def _fetch(self, receiving: vault.Receiving) -> None:
         total = 0
-        while wanted := receiving.wanted():
+        while wanted := await receiving.wanted():
             chunks = self._client.fetch_chunks(
                 self._command, self._command.request_id, wanted, idle_s=self._rooms.settings.fanout.idle_s
             )
@@ -197,14 +199,14 @@ class Collection:
                 self._tell("fetching", total)
 
     async def _seal(self, signed: bytes, manifest: Manifest, certificate: Certificate) -> Evidence:
-        now, digest = self._rooms.now(), hashlib.sha256(signed).hexdigest()
+        digest = hashlib.sha256(signed).hexdigest()
         evidence = Evidence(
-            id=f"ev-{digest[:16]}",
-            host=self._host.name,
-            incident_id=self._command.incident_id,
-            operation_id=self._command.operation_id,
-            profile=self._profile.name,
-            sealed_at=now,
+            id=vault.evidence_id(digest),
+            host=manifest.host,
+            incident_id=manifest.incident_id,
+            operation_id=manifest.operation_id,
+            profile=manifest.profile,
+            sealed_at=self._rooms.now(),
             artifacts=len(manifest.artifacts),
             total_bytes=sum(a.size for a in manifest.artifacts),
             partial=manifest.partial,
@@ -214,7 +216,11 @@ class Collection:
         )
 
         def record(tx: Transaction) -> Evidence:
-            sealed = replace(evidence, receipt=self._receipt(evidence, certificate, tx.head()))
+            seq, head = tx.head()
+            authority = self._rooms.authority
+            signer = vault.Signer(authority.journal_key, authority.journal_chain_pem)
+            signed_receipt = vault.receipt(evidence, journal_seq=seq, journal_hash=head, signer=signer)
+            sealed = replace(evidence, receipt=signed_receipt)
             tx.put_evidence(sealed)
             tx.append(_sealed_entry(sealed, manifest, self._command.operator, self._sealed_ms()))
             return sealed

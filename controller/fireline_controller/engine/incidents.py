@@ -38,7 +38,7 @@ class Incidents:
         grade, now = Severity(severity.upper()), self._now()
 
         def record(tx: Transaction) -> Incident:
-            incident = tx.new_incident(grade, title.strip(), operator, target, now)
+            incident = tx.new_incident(grade, title=title.strip(), opened_by=operator, target=target, now=now)
             data = {"severity": str(grade), "title": incident.title, "target": target, "reason": reason}
             summary = f"{grade} opened: {incident.title}"
             tx.append(Entry("incident.opened", operator, now, summary, incident_id=incident.id, data=data))

@@ -91,7 +91,7 @@ class Upkeep:
 
         async def tell(host: Host) -> None:
             try:
-                await self._fleet.client(host).set_deny_list(command, version, serials, timeout_s=_TIMEOUT_S)
+                await self._fleet.client(host).set_deny_list(command, version, sorted(serials), timeout_s=_TIMEOUT_S)
             except HostError as error:
                 log.warning("deny-list not passed on", extra={"host": host.name, "error": str(error)})
 
