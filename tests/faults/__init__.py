@@ -1,0 +1,1 @@
+"""What must not break when things do: kill -9, full disks, cut-off files."""
