@@ -5,12 +5,10 @@ hosts join over TCP; a command without a daemon runs the same controller inside 
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import signal
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -20,12 +18,12 @@ from typing import Final
 import grpc
 import uvloop
 
-from fireline_controller import enrollment, pki, state
+from fireline_controller import enrollment, pki, presence, state
 from fireline_controller.control import ControlService, Tokens
 from fireline_controller.engine import Engine
 from fireline_controller.hosts import Fleet, raise_descriptor_limit
-from fireline_controller.model import ConfigError, StoreError
-from fireline_controller.store import Store
+from fireline_controller.model import ConfigError
+from fireline_controller.store import Store, StoredChunks
 from fireline_controller.vault import Vault
 from fireline_wire import guard, tls
 from fireline_wire.identity import Role
@@ -35,7 +33,6 @@ log = logging.getLogger(__name__)
 
 _UPKEEP_EVERY_S: Final = 60.0
 _LEFTOVERS_DAYS: Final = 7
-_STARTING_S: Final = 5.0
 # What a stopping daemon gives to calls under way.
 _GRACE_S: Final = 10.0
 # A longer path does not fit the kernel's sockaddr_un (unix(7)).
@@ -53,7 +50,7 @@ class Controller:
         raise_descriptor_limit()
         self.state = opened
         self.store = store
-        self.vault = Vault(opened.folder / "vault", store.chunks)
+        self.vault = Vault(opened.folder / "vault", StoredChunks(store))
         self.fleet = Fleet(lambda: opened.authority.controller, settings=opened.settings.fanout)
         self.engine = Engine(
             store=store,
@@ -98,24 +95,18 @@ async def _controller(folder: Path) -> AsyncIterator[Controller]:
 
 
 @asynccontextmanager
-async def reach(folder: Path) -> AsyncIterator[tuple[str, tls.Credentials]]:
-    """Where this state folder's controller answers, and with what to call it; made here when no daemon runs.
+async def embedded(folder: Path) -> AsyncIterator[str]:
+    """Run a controller inside this process and tell where it answers.
 
     Raises:
         ConfigError: the state folder is not there or half made.
         StoreError: the store can't be opened.
     """
-    opened = state.open_state(folder)
-    with _Lock(folder) as lock:
-        address = lock.holder()
-    if address:
-        yield address, opened.authority.operator
-        return
     async with _controller(folder) as controller:
         with tempfile.TemporaryDirectory(prefix="fireline-") as private:
             server = await controller.serve_control(f"unix:{private}/control.sock")
             try:
-                yield f"unix:{private}/control.sock", controller.state.authority.operator
+                yield f"unix:{private}/control.sock"
             finally:
                 await server.stop(0)
 
@@ -135,7 +126,8 @@ def serve(folder: Path) -> int:
 
 async def _serve(folder: Path) -> None:
     async with AsyncExitStack() as stack:
-        lock = stack.enter_context(_Lock(folder))
+        state.open_state(folder)
+        lock = stack.enter_context(presence.Lock(folder))
         lock.take()
         controller = await stack.enter_async_context(_controller(folder))
         address = _socket(folder)
@@ -212,62 +204,3 @@ def _socket(folder: Path) -> str:
     with suppress(FileNotFoundError):
         path.unlink()
     return f"unix:{path}"
-
-
-class _Lock:
-    """Who serves a state folder: a locked file with the address in it. The kernel drops the lock with the process."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "daemon.lock"
-        self._file = self._path.open("a+")
-
-    def __enter__(self) -> "_Lock":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def holder(self) -> str:
-        """The address of the daemon that serves the folder, or nothing.
-
-        Raises:
-            StoreError: a daemon has the lock but does not say where it answers: it is starting or stuck.
-        """
-        deadline = time.monotonic() + _STARTING_S
-        while not self._is_free():
-            self._file.seek(0)
-            if address := self._file.read():
-                return address
-            if time.monotonic() > deadline:
-                raise StoreError(f"{self._path}: a daemon holds it but does not answer; look at its log")
-            time.sleep(0.05)
-        return ""
-
-    def take(self) -> None:
-        """Serve the folder from now on.
-
-        Raises:
-            ConfigError: another daemon does.
-        """
-        for _ in range(20):  # a command that looks who serves holds a shared lock for an instant
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.05)
-        else:
-            raise ConfigError(f"{self._path.parent}: a daemon serves it already; stop that one first")
-        self._file.truncate(0)
-
-    def announce(self, address: str) -> None:
-        """Say where the daemon answers, once it does."""
-        self._file.write(address)
-        self._file.flush()
-
-    def _is_free(self) -> bool:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-        return True

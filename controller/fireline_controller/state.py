@@ -85,8 +85,9 @@ def open_state(folder: Path) -> State:
     if missing:
         there = [p.name for p in sorted(folder.iterdir())]
         raise ConfigError(
-            f"{folder}: half made: {', '.join(missing)} missing, found {', '.join(there) or 'nothing'}. If `fireline init`"
-            f" was interrupted, remove the folder and run it again; if not, restore the missing part from a backup"
+            f"{folder}: half made: {', '.join(missing)} missing, found {', '.join(there) or 'nothing'}."
+            " If `fireline init` was interrupted, remove the folder and run it again;"
+            " if not, restore the missing part from a backup"
         )
     return State(folder, settings, pki.load(folder / "keys"))
 

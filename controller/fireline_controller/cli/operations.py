@@ -131,7 +131,7 @@ def report(seen: Followed, interrupted: bool, wish: Wish, table: Callable[[Follo
         session.fail("the controller ended without a result", session.CONTROLLER_FAILED)
     if wish.json:
         output.print_json(output.operation_document(seen.started, seen.hosts, seen.finished))
-    elif not wish.json_lines:
+    elif not wish.json_lines and seen.started.operation_id:
         table(seen)
         _say_end(seen.started, seen.finished)
     for text in seen.finished.still_running:
@@ -179,9 +179,12 @@ class _Progress:
             self._draw("")
 
     def _say_start(self, started: "control_pb2.OperationStarted") -> None:
+        if started.incident_id:
+            output.say(f"incident {started.incident_id}")
+        if not started.operation_id:
+            return
         count = len(started.target.hosts)
-        name = f"{started.incident_id} opened; " if started.incident_id else ""
-        output.say(f"{name}{started.operation_id}: {count} host{'s' * (count != 1)}: {started.target.folded}")
+        output.say(f"{started.operation_id}: {count} host{'s' * (count != 1)}: {started.target.folded}")
         if started.worst_case:
             output.say(started.worst_case)
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fireline_controller.model import FirelineError
+from fireline_controller.model import ConfigError, FirelineError
 
 if TYPE_CHECKING:
     from fireline_wire.v1.control_pb2_grpc import ControlStub
@@ -47,6 +47,8 @@ def fail(message: str, status: int) -> NoReturn:
 
 def run(state: Path, work: "Callable[[ControlStub], Awaitable[int]]") -> NoReturn:
     """Run the work against the controller and exit with the status that it returns or that its error means."""
+    # gRPC writes to stderr by itself, between the lines that a person reads.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import uvloop
 
     async def main() -> int:
@@ -85,15 +87,32 @@ async def connect(state: Path) -> "AsyncIterator[ControlStub]":
         ConfigError: the state folder is not there or half made.
         StoreError: the store can't be opened.
     """
+    from fireline_controller import presence
+
+    address = presence.address_of_daemon(state)
+    if address:
+        async with _stub(address, state) as control:
+            yield control
+        return
+    from fireline_controller import daemon
+
+    async with daemon.embedded(state) as own, _stub(own, state) as control:
+        yield control
+
+
+@asynccontextmanager
+async def _stub(address: str, state: Path) -> "AsyncIterator[ControlStub]":
     import grpc
 
-    from fireline_controller import daemon
     from fireline_wire import tls
     from fireline_wire.identity import CONTROLLER_DNS
     from fireline_wire.v1.control_pb2_grpc import ControlStub
 
+    try:
+        key, chain, ca = ((state / "keys" / name).read_bytes() for name in ("operator.key", "operator.pem", "ca.pem"))
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: can't be read: {error.strerror}") from None
     arguments = [("grpc.ssl_target_name_override", CONTROLLER_DNS), ("grpc.enable_http_proxy", 0)]
-    async with daemon.reach(state) as (target, operator):
-        credentials = tls.channel_credentials(operator)
-        async with grpc.aio.secure_channel(target, credentials, options=arguments) as channel:
-            yield ControlStub(channel)
+    credentials = tls.channel_credentials(tls.Credentials(key, chain, ca))
+    async with grpc.aio.secure_channel(address, credentials, options=arguments) as channel:
+        yield ControlStub(channel)

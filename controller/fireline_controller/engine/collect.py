@@ -25,6 +25,7 @@ from fireline_controller.hosts import (
     CaptureSealed,
     CollectorEnded,
     CollectorStarted,
+    Command,
     HostClient,
 )
 from fireline_controller.model import (
@@ -230,14 +231,14 @@ class Collection:
     async def _forget(self) -> None:
         """Let the host delete its copy. Failing that, its own time limit does."""
         with suppress(HostError):
-            await self._client.forget_capture(self._command, self._command.request_id, timeout_s=_FORGET_S)
+            await self._client.forget_capture(self._also("forget"), self._command.request_id, timeout_s=_FORGET_S)
 
     async def _stop_on_host(self) -> str:
         """Stop the capture on the host; what is known then, as a text."""
         try:
-            answer = await self._client.cancel_capture(self._command, self._command.request_id, timeout_s=_CANCEL_S)
-        except NotFound:
-            return "nothing ran on the host"
+            answer = await self._client.cancel_capture(
+                self._also("cancel"), self._command.request_id, timeout_s=_CANCEL_S
+            )
         except HostError as error:
             self._running.still_running.append(f"{self._host.name}: its capture may go on: {error}")
             return "the host could not be told"
@@ -245,6 +246,10 @@ class Collection:
             pids = ", ".join(map(str, answer.unkillable_pids))
             self._running.still_running.append(f"{self._host.name}: processes {pids} are in uninterruptible sleep")
         return "stopped on the host; what was gathered is sealed there" if answer.stopped else "had ended on the host"
+
+    def _also(self, verb: str) -> Command:
+        """The command for a second request about the same capture; it needs a request id of its own."""
+        return replace(self._command, request_id=f"{self._command.request_id}-{verb}")
 
     async def _again_when_cut(self, step: Callable[[], Awaitable[_T]]) -> _T:
         """Do the step, and do it again when the connection is cut in the middle; a host never reached fails at once."""

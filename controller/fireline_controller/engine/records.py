@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fireline_controller import vault
+from fireline_controller.journal import JournalReport
 from fireline_controller.model import Entry, Evidence, EvidenceError, Line, NotFound, PolicyError
 from fireline_controller.pki import Authority
 from fireline_controller.store import Store, Transaction
@@ -140,7 +141,7 @@ class Records:
                 return
             from_seq = lines[-1].seq + 1
 
-    async def verify_journal(self) -> journal.JournalReport:
+    async def verify_journal(self) -> JournalReport:
         """Check chain, checkpoints and anchor."""
         return await self._store.verify()
 
