@@ -1,6 +1,7 @@
 """Values to wire and back. Everything that comes in was said by an agent: sizes, times and texts are checked (I8)."""
 
 import json
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
@@ -32,6 +33,20 @@ MAX_TEXT: Final = 1000  # characters of one text from an agent
 MAX_ITEMS: Final = 1000  # of one list from an agent
 # Seconds since 1970 that an agent's clock may show: up to the year 2200, so that nanoseconds fit 64 bits.
 _LATEST_S: Final = 7_258_118_400
+
+
+class Stopwatch:
+    """When a request left and when its answer arrived, in nanoseconds since 1970, whatever our clock does between."""
+
+    __slots__ = ("_began_ns", "_sent_ns")
+
+    def __init__(self) -> None:
+        self._sent_ns = time.time_ns()
+        self._began_ns = time.monotonic_ns()
+
+    def stop(self) -> tuple[int, int]:
+        """Sent and arrived."""
+        return self._sent_ns, self._sent_ns + time.monotonic_ns() - self._began_ns
 
 
 def context(command: Command) -> common_pb2.CommandContext:
@@ -77,17 +92,17 @@ def chunks_request(command: Command, capture_request_id: str, ranges: Iterable[R
     ).SerializeToString()
 
 
-def ping_answer(reply: host_pb2.PingReply, *, host: str, sent_ns: int, arrived_ns: int) -> PingAnswer:
+def ping_answer(reply: host_pb2.PingReply, *, host: str, clock: Stopwatch) -> PingAnswer:
     """The answer with its clock measurement.
 
     Raises:
         HostFailed: the host's times are no times.
     """
-    offset_ns, round_trip_ns = _clock(reply.received_at, reply.sent_at, host, sent_ns, arrived_ns)
+    offset_ns, round_trip_ns = _offset(reply.received_at, reply.sent_at, host, clock)
     return PingAnswer(offset_ns, round_trip_ns, reply.replayed)
 
 
-def description(said: host_pb2.HostDescription, *, host: str, sent_ns: int, arrived_ns: int) -> HostDescription:
+def description(said: host_pb2.HostDescription, *, host: str, clock: Stopwatch) -> HostDescription:
     """What the host says of itself.
 
     Raises:
@@ -95,7 +110,7 @@ def description(said: host_pb2.HostDescription, *, host: str, sent_ns: int, arri
     """
     if said.name != host:
         raise _bad(host, f"it says that its name is {text(said.name)!r}")
-    offset_ns, round_trip_ns = _clock(said.received_at, said.sent_at, host, sent_ns, arrived_ns)
+    offset_ns, round_trip_ns = _offset(said.received_at, said.sent_at, host, clock)
     return HostDescription(
         name=said.name,
         agent_version=text(said.agent_version),
@@ -208,28 +223,28 @@ def _sealed(event: capture_pb2.CaptureSealed, host: str) -> CaptureSealed:
     )
 
 
-def _clock(
-    received: Timestamp, replied: Timestamp, host: str, sent_ns: int, arrived_ns: int
-) -> tuple[int, int]:  # RFC 5905, section 8: T1 sent, T2 received, T3 replied, T4 arrived
+def _offset(received: Timestamp, replied: Timestamp, host: str, clock: Stopwatch) -> tuple[int, int]:
+    """Offset and round trip of RFC 5905, section 8: T1 sent, T2 received, T3 replied, T4 arrived."""
+    sent_ns, arrived_ns = clock.stop()
     received_ns, replied_ns = _nanoseconds(received, host), _nanoseconds(replied, host)
     offset_ns = ((received_ns - sent_ns) + (replied_ns - arrived_ns)) // 2
     round_trip_ns = (arrived_ns - sent_ns) - (replied_ns - received_ns)
     return offset_ns, min(max(round_trip_ns, 0), arrived_ns - sent_ns)
 
 
-def _nanoseconds(time: Timestamp, host: str) -> int:
-    if not (0 <= time.seconds < _LATEST_S and 0 <= time.nanos < 10**9):
-        raise _bad(host, f"it sent {time.seconds} s and {time.nanos} ns since 1970 as a time")
-    return time.seconds * 10**9 + time.nanos
+def _nanoseconds(stamp: Timestamp, host: str) -> int:
+    if not (0 <= stamp.seconds < _LATEST_S and 0 <= stamp.nanos < 10**9):
+        raise _bad(host, f"it sent {stamp.seconds} s and {stamp.nanos} ns since 1970 as a time")
+    return stamp.seconds * 10**9 + stamp.nanos
 
 
-def _time(time: Timestamp, host: str) -> datetime:
-    return datetime.fromtimestamp(_nanoseconds(time, host) // 1000 / 1e6, UTC)
+def _time(stamp: Timestamp, host: str) -> datetime:
+    return datetime.fromtimestamp(_nanoseconds(stamp, host) // 1000 / 1e6, UTC)
 
 
-def _timestamp(time: datetime) -> Timestamp:
+def _timestamp(when: datetime) -> Timestamp:
     stamp = Timestamp()
-    stamp.FromDatetime(time)
+    stamp.FromDatetime(when)
     return stamp
 
 

@@ -1,0 +1,43 @@
+"""The way to the hosts: each one as a client whose every failure says its kind. The engine and above may import it.
+
+values > wire, descriptors > channels, diagnosis > failures > calls > client > fleet.
+"""
+
+from fireline_controller.hosts.client import HostClient
+from fireline_controller.hosts.descriptors import raise_descriptor_limit, require_room
+from fireline_controller.hosts.fleet import Fleet
+from fireline_controller.hosts.values import (
+    CancelAnswer,
+    CaptureAccepted,
+    CaptureNews,
+    CaptureOrder,
+    CaptureSealed,
+    CollectorEnded,
+    CollectorStarted,
+    Command,
+    HostDescription,
+    HostEvent,
+    InstalledCertificate,
+    PingAnswer,
+    Range,
+)
+
+__all__ = [
+    "CancelAnswer",
+    "CaptureAccepted",
+    "CaptureNews",
+    "CaptureOrder",
+    "CaptureSealed",
+    "CollectorEnded",
+    "CollectorStarted",
+    "Command",
+    "Fleet",
+    "HostClient",
+    "HostDescription",
+    "HostEvent",
+    "InstalledCertificate",
+    "PingAnswer",
+    "Range",
+    "raise_descriptor_limit",
+    "require_room",
+]

@@ -1,0 +1,108 @@
+"""Calls on a line, bytes to bytes: dial if need be, send, and make every failure a HostError with its reason."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Final
+
+import grpc
+
+from fireline_controller.config import Fanout
+from fireline_controller.hosts import descriptors, failures
+from fireline_controller.hosts.channels import Line
+from fireline_controller.hosts.diagnosis import Prober, sanitised
+from fireline_controller.model import HostError
+
+# Of the time for a call, what the dial may take: the rest is for finding out why nothing answered.
+_DIAL_SHARE: Final = 0.75
+# A second look at a host that did not answer.
+_LOOK_S: Final = 1.5
+_LEAST_LOOK_S: Final = 0.05
+
+
+class Caller:
+    """Calls one host."""
+
+    def __init__(self, host: str, settings: Fanout, prober: Prober) -> None:
+        self._host = host
+        self._settings = settings
+        self._prober = prober
+
+    async def unary(self, line: Line, method: str, request: bytes, *, timeout_s: float) -> bytes:
+        """Call and answer, dial included, in this time.
+
+        Raises:
+            HostError, ControllerExhausted: as HostClient says.
+        """
+        is_connected = line.is_ready()
+        if not is_connected:
+            timeout_s -= await self._connect(line, timeout_s)
+            is_connected = line.is_ready()
+        try:
+            return await line.unary(method)(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise await self._failure(line, error, is_connected=is_connected) from None
+        except asyncio.CancelledError:
+            self._raise_if_cut()
+            raise
+
+    async def stream(
+        self, line: Line, method: str, request: bytes, *, idle_s: float | None
+    ) -> AsyncGenerator[bytes, None]:
+        """Call and yield each message; `idle_s` is the longest silence, None for any. Closing it ends the call.
+
+        Raises:
+            HostError, ControllerExhausted: as HostClient says.
+        """
+        if not line.is_ready():
+            await self._connect(line, self._settings.dial_s / _DIAL_SHARE)
+        is_connected = line.is_ready()
+        call = line.stream(method)(request)
+        try:
+            while (message := await self._read(call, idle_s)) is not None:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise await self._failure(line, error, is_connected=is_connected) from None
+        finally:
+            call.cancel()
+
+    async def _read(self, call: "grpc.aio.UnaryStreamCall[bytes, bytes]", idle_s: float | None) -> bytes | None:
+        try:
+            async with asyncio.timeout(idle_s):
+                message = await call.read()
+        except TimeoutError:
+            raise failures.silent(self._host, idle_s or 0) from None
+        except asyncio.CancelledError:
+            self._raise_if_cut()
+            raise
+        return message if isinstance(message, bytes) else None
+
+    async def _connect(self, line: Line, timeout_s: float) -> float:
+        """Dial; how long it took. A dial that failed is left to the call to tell."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            await line.connect(within_s=min(self._settings.dial_s, timeout_s * _DIAL_SHARE))
+        except TimeoutError:
+            waited_s = loop.time() - began
+            raise await self._unconnected(line, "in time", left_s=timeout_s - waited_s) from None
+        return loop.time() - began
+
+    async def _failure(self, line: Line, error: grpc.aio.AioRpcError, *, is_connected: bool) -> HostError:
+        if refusal := failures.refusal(self._host, error):
+            return refusal
+        if is_connected or error.code() is not grpc.StatusCode.UNAVAILABLE:
+            return failures.connected(self._host, error)
+        details = error.details() or ""
+        if descriptors.tells_exhaustion(details):
+            raise descriptors.exhausted()
+        return await self._unconnected(line, f"({sanitised(details)})", left_s=_LOOK_S)
+
+    async def _unconnected(self, line: Line, how: str, *, left_s: float) -> HostError:
+        found = await self._prober.look(line.destination, within_s=min(_LOOK_S, max(left_s, _LEAST_LOOK_S)))
+        return found or failures.flickering(self._host, how)
+
+    def _raise_if_cut(self) -> None:
+        """gRPC says CancelledError also when the channel was closed under the call; then nobody cancelled this task."""
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():
+            raise failures.broken(self._host, "cut off by the controller") from None

@@ -1,0 +1,79 @@
+"""The clients of all hosts: long-lived, one for each enrolment of a host."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from fireline_controller.config import Fanout
+from fireline_controller.hosts import channels
+from fireline_controller.hosts.calls import Caller
+from fireline_controller.hosts.channels import Destination, Line
+from fireline_controller.hosts.client import GrpcHost, HostClient, PingEncoder
+from fireline_controller.hosts.diagnosis import Prober
+from fireline_controller.model import Host
+from fireline_wire import tls
+
+
+class Fleet:
+    """Makes and keeps clients. Belongs to one event loop, and is made inside it.
+
+    `credentials` gives our certificate as it is now; while nothing changed it must return the same object. A renewed
+    one is used by new connections; standing ones go on.
+    """
+
+    def __init__(self, credentials: Callable[[], tls.Credentials], *, settings: Fanout) -> None:
+        self._credentials = credentials
+        self._settings = settings
+        self._control = channels.control(settings)
+        self._evidence = channels.evidence(settings)
+        self._prober = Prober(credentials, lambda: datetime.now(UTC))
+        self._encoder = PingEncoder()
+        self._clients: dict[str, tuple[Destination, GrpcHost]] = {}
+        self._made: tuple[tls.Credentials, grpc.ChannelCredentials] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def client(self, host: Host) -> HostClient:
+        """The client of a host; the same one until the host moves, is enrolled again, or is dropped."""
+        destination = Destination.of(host)
+        known = self._clients.get(host.name)
+        if known is not None and known[0] == destination:
+            return known[1]
+        if known is not None:
+            self._in_background(known[1].close())
+        client = self._new(destination)
+        self._clients[host.name] = (destination, client)
+        return client
+
+    async def drop(self, name: str) -> None:
+        """Cut every connection to a host, with the calls on them."""
+        known = self._clients.pop(name, None)
+        if known is not None:
+            await known[1].close()
+
+    async def close(self) -> None:
+        """Cut every connection to every host."""
+        for name in list(self._clients):
+            await self.drop(name)
+        await asyncio.gather(*self._closing)
+
+    def _new(self, destination: Destination) -> GrpcHost:
+        control, evidence = (
+            Line(destination, purpose, self._credentials, self._channel_credentials)
+            for purpose in (self._control, self._evidence)
+        )
+        caller = Caller(destination.host, self._settings, self._prober)
+        return GrpcHost(control, evidence, caller, self._encoder)
+
+    def _channel_credentials(self, credentials: tls.Credentials) -> grpc.ChannelCredentials:
+        """One object for all channels: gRPC parses certificate and key once."""
+        if self._made is None or self._made[0] is not credentials:
+            self._made = (credentials, tls.channel_credentials(credentials))
+        return self._made[1]
+
+    def _in_background(self, closing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
