@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from fireline_controller.model import ChunkPlace, EvidenceError
+from fireline_controller.model import ChunkPlace, Evidence, EvidenceError
 from fireline_controller.vault import packs
 from fireline_controller.vault.claims import Claims
 from fireline_controller.vault.disk import ChunkIndex, Disk
@@ -97,6 +97,15 @@ class Vault:
                 yield data
         except EvidenceError as error:
             raise EvidenceError(f"artifact {artifact.name}, chunk {index}: {error}") from None
+
+    async def read_manifest(self, evidence: Evidence) -> bytes:
+        """The signed envelope of the evidence's manifest, as the host sent it.
+
+        Raises:
+            EvidenceError: it is missing or damaged.
+        """
+        (signed,) = [data async for data in self.read([evidence.manifest_sha256])]
+        return signed
 
     async def recover(self, *, expired_before: datetime) -> Recovery:
         """Put in order what an ended process left; once, at the start.
