@@ -20,6 +20,7 @@ VERSION = "1"
 _SOCKET: Final = b"socket:["
 # A process that opens thousands of sockets more often than not shares none; a shared one names so many owners.
 _MAX_OWNERS: Final = 64
+_TOLD: Final = 3  # how many of a kind a finding names
 
 
 @dataclass
@@ -40,6 +41,22 @@ class _Owners:
     denied: int = 0
 
 
+@dataclass(frozen=True)
+class _Room:
+    """One namespace with what is in it. `not_entered` says why it was read from outside, or is empty."""
+
+    namespace: NetworkNamespace
+    sockets: sock_diag.Sockets
+    containers: list[str]
+    is_host: bool
+    not_entered: str
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is neither the host's own nor a container's."""
+        return not self.is_host and not self.containers
+
+
 def collect(context: Context, sink: Sink) -> None:
     """Write `network/sockets.jsonl` and `network/namespaces.jsonl`; see the module.
 
@@ -57,12 +74,12 @@ def collect(context: Context, sink: Sink) -> None:
     ):
         out.facts["unreadable_processes"] = owners.denied
         for namespace, answer in read:
-            found = _fallback(proc, namespace) if isinstance(answer, OSError) else answer
-            index.record(_namespace_record(namespace, found, owners, host, answer))
-            for entry in found.entries:
+            room = _room(proc, namespace, answer, owners, host)
+            index.record(_namespace_record(room))
+            for entry in room.sockets.entries:
                 out.record(_socket_record(namespace, entry, owners, context.agent_pid))
-                for finding in _judge(namespace, entry, owners, host, context.agent_pid):
-                    sink.finding(*finding)
+            for finding in _judge(room, owners, context.agent_pid):
+                sink.finding(*finding)
 
 
 def _owners(proc: Path) -> _Owners:
@@ -80,7 +97,19 @@ def _owners(proc: Path) -> _Owners:
     return owners
 
 
-def _fallback(proc: Path, namespace: NetworkNamespace) -> sock_diag.Sockets:
+def _room(
+    proc: Path, namespace: NetworkNamespace, answer: sock_diag.Sockets | OSError, owners: _Owners, host: int | None
+) -> _Room:
+    return _Room(
+        namespace=namespace,
+        sockets=_through_a_process(proc, namespace) if isinstance(answer, OSError) else answer,
+        containers=sorted({owners.containers.get(pid, "") for pid in namespace.pids} - {""}),
+        is_host=namespace.inode == host,
+        not_entered=str(answer) if isinstance(answer, OSError) else "",
+    )
+
+
+def _through_a_process(proc: Path, namespace: NetworkNamespace) -> sock_diag.Sockets:
     """A namespace that can't be entered still shows its tables through a process that lives in it."""
     for pid in namespace.pids:
         if (proc / str(pid) / "net/tcp").exists():
@@ -88,28 +117,18 @@ def _fallback(proc: Path, namespace: NetworkNamespace) -> sock_diag.Sockets:
     return sock_diag.Sockets(methods={"all": "unreadable"})
 
 
-def _containers(namespace: NetworkNamespace, owners: _Owners) -> list[str]:
-    return sorted({owners.containers.get(pid, "") for pid in namespace.pids} - {""})
-
-
-def _namespace_record(
-    namespace: NetworkNamespace,
-    found: sock_diag.Sockets,
-    owners: _Owners,
-    host: int | None,
-    answer: sock_diag.Sockets | OSError,
-) -> dict[str, Any]:
+def _namespace_record(room: _Room) -> dict[str, Any]:
     return {
-        "namespace": namespace.inode,
-        "is_host": namespace.inode == host,
-        "path": namespace.path,
-        "pids": sorted(set(namespace.pids)),
-        "kept_by": sorted(set(namespace.kept_by)),
-        "containers": _containers(namespace, owners),
-        "sockets": len(found.entries),
-        "methods": found.methods,
-        "changed_while_read": found.was_interrupted,
-        "not_entered": str(answer) if isinstance(answer, OSError) else "",
+        "namespace": room.namespace.inode,
+        "is_host": room.is_host,
+        "path": room.namespace.path,
+        "pids": sorted(set(room.namespace.pids)),
+        "kept_by": sorted(set(room.namespace.kept_by)),
+        "containers": room.containers,
+        "sockets": len(room.sockets.entries),
+        "methods": room.sockets.methods,
+        "changed_while_read": room.sockets.was_interrupted,
+        "not_entered": room.not_entered,
     }
 
 
@@ -139,20 +158,28 @@ def _socket_record(namespace: NetworkNamespace, entry: SocketEntry, owners: _Own
     return record
 
 
-def _judge(
-    namespace: NetworkNamespace, entry: SocketEntry, owners: _Owners, host: int | None, agent_pid: int
-) -> Iterator[tuple[str, str, str, str]]:
-    holders = owners.by_inode.get(entry.inode, [])
-    if any(owner.pid == agent_pid for owner in holders):
-        return
-    by = ", ".join(f"{shown(owner.comm)} (pid {owner.pid})" for owner in holders[:3]) or "no process seen"
-    if entry.kind == "packet":
-        where = f"interface {entry.interface}" if entry.interface else "every interface"
-        subject = f"netns {namespace.inode} packet socket {entry.inode}"
-        yield "warning", "packet-socket", subject, f"{by} reads raw frames from {where}"
-    is_foreign = host is not None and namespace.inode != host and not _containers(namespace, owners)
-    if is_foreign and entry.is_listening:
-        subject = f"{entry.kind} {entry.local}:{entry.local_port} in netns {namespace.inode}"
-        kept = namespace.kept_by[0] if namespace.kept_by else namespace.path
-        summary = f"{by} listens in a network namespace that belongs to no container, kept by {kept}"
-        yield "warning", "listener-in-foreign-netns", subject, summary
+def _judge(room: _Room, owners: _Owners, agent_pid: int) -> Iterator[tuple[str, str, str, str]]:
+    """One finding per owner and kind of trouble: a program may hold thousands of sockets."""
+    raw = [entry for entry in room.sockets.entries if entry.kind == "packet"]
+    listening = [entry for entry in room.sockets.entries if room.is_foreign and entry.is_listening]
+    for by, entries in _by_owner(raw, owners, agent_pid):
+        interfaces = sorted({entry.interface for entry in entries})
+        where = "every interface" if 0 in interfaces else f"interfaces {interfaces}"
+        yield "warning", "packet-socket", f"{by} in netns {room.namespace.inode}", f"reads raw frames from {where}"
+    kept = (room.namespace.kept_by or [room.namespace.path])[0]
+    for by, entries in _by_owner(listening, owners, agent_pid):
+        places = ", ".join(f"{entry.kind} {entry.local}:{entry.local_port}" for entry in entries[:_TOLD])
+        more = f" and {len(entries) - _TOLD} more" if len(entries) > _TOLD else ""
+        summary = f"listens on {places}{more} in a network namespace that belongs to no container, kept by {kept}"
+        yield "warning", "listener-in-foreign-netns", f"{by} in netns {room.namespace.inode}", summary
+
+
+def _by_owner(entries: list[SocketEntry], owners: _Owners, agent_pid: int) -> Iterator[tuple[str, list[SocketEntry]]]:
+    """The entries by who holds them, the agent's own left out."""
+    held: dict[str, list[SocketEntry]] = {}
+    for entry in entries:
+        holders = owners.by_inode.get(entry.inode, [])
+        if all(owner.pid != agent_pid for owner in holders):
+            by = ", ".join(f"{shown(owner.comm)} (pid {owner.pid})" for owner in holders[:_TOLD])
+            held.setdefault(by or "no process that can be seen", []).append(entry)
+    yield from held.items()

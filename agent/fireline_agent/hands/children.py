@@ -11,7 +11,7 @@ import selectors
 import signal
 import struct
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -62,7 +62,7 @@ def each(
     *,
     timeout_s: float,
     lane_of: Callable[[T], Hashable] = lambda _: None,
-) -> Iterator[tuple[T, bytes | ChildFailed]]:
+) -> Generator[tuple[T, bytes | ChildFailed], None, None]:
     """Do the work for every item in forked children and yield (item, its bytes or why not) as they come.
 
     Items of one lane share a child, one after another; lanes run at once. An item that hangs costs its lane

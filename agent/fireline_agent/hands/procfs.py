@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Self
 PF_KTHREAD: Final = 0x00200000  # include/linux/sched.h: a kernel thread, which user space can't fake
 _READ_BYTES: Final = 1 << 16
 _GONE: Final = frozenset({errno.ENOENT, errno.ESRCH, errno.ENOTDIR, errno.EINVAL})
-_CONTAINER_ID: Final = re.compile(rb"[/-]([0-9a-f]{64})(?:\.scope)?(?:/|\Z)", re.MULTILINE)
+_CONTAINER_ID: Final = re.compile(rb"[/-]([0-9a-f]{64})(?:\.scope)?(?:/|$)", re.MULTILINE)
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
 
 
