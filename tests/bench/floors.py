@@ -1,0 +1,113 @@
+"""The floors: the same exchange without the product, in uvloop and in C."""
+
+import asyncio
+import gc
+import json
+import ssl
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import cast
+
+from tests.bench.grounds import GENERATION, Grounds, compiled
+
+ECHO_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Times:
+    """One cold round over new connections and several warm ones over the same, seconds; CPU of this process."""
+
+    cold_s: float
+    warm_s: list[float]
+    cpu_cold_s: float = 0.0
+    cpu_warm_s: float = 0.0
+    not_ok: int = 0
+
+
+class Round:
+    """Counts the answers of one round over all connections."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
+        self.done: asyncio.Future[None] = loop.create_future()
+        self._left = count
+
+    def one(self) -> None:
+        """One more has answered."""
+        self._left -= 1
+        if not self._left:
+            self.done.set_result(None)
+
+
+class Echo(asyncio.Protocol):
+    """One connection."""
+
+    round: Round
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._missing = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+
+    def ask(self, now: Round) -> None:
+        """Send the bytes."""
+        self.round, self._missing = now, ECHO_BYTES
+        self.transport.write(b"x" * ECHO_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes back."""
+        self._missing -= len(data)
+        if not self._missing:
+            self.round.one()
+
+
+def tls_context(grounds: Grounds) -> ssl.SSLContext:
+    """A client's TLS 1.3 context with the controller's certificate."""
+    context = ssl.create_default_context(cafile=str(grounds.folder / "ca.pem"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(str(grounds.folder / "controller.pem"), str(grounds.folder / "controller.key"))
+    return context
+
+
+async def echo(grounds: Grounds, rounds: int) -> Times:
+    """Connect to every address at once and echo, then echo again and again; names are verified as the product does."""
+    loop = asyncio.get_running_loop()
+    context = tls_context(grounds)
+    began, cpu = time.perf_counter(), time.process_time()
+    first = Round(loop, len(grounds.hosts))
+
+    async def dial(name: str, address: str) -> Echo:
+        place, _, port = address.partition(":")
+        dns = f"{name}.g{GENERATION}.agent.fireline"
+        _, protocol = await loop.create_connection(Echo, place, int(port), ssl=context, server_hostname=dns)
+        protocol.ask(first)
+        return protocol
+
+    peers = await asyncio.gather(*(dial(host.name, host.address) for host in grounds.hosts))
+    await first.done
+    cold_s, cpu_cold_s = time.perf_counter() - began, time.process_time() - cpu
+    gc.freeze()
+    warm, cpu = [], time.process_time()
+    for _ in range(rounds):
+        began = time.perf_counter()
+        now = Round(loop, len(peers))
+        for peer in peers:
+            peer.ask(now)
+        await now.done
+        warm.append(time.perf_counter() - began)
+    cpu_warm_s = (time.process_time() - cpu) / max(rounds, 1)
+    for peer in peers:
+        peer.transport.abort()
+    return Times(cold_s, warm, cpu_cold_s, cpu_warm_s)
+
+
+def c_echo(grounds: Grounds, rounds: int) -> Times:
+    """The same in C: OpenSSL and epoll, one thread."""
+    program = compiled(grounds.folder, "tls_floor")
+    names = ("controller.key", "controller.pem", "ca.pem", "addresses")
+    argv = [str(program), *(str(grounds.folder / name) for name in names), str(rounds)]
+    said = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+    return Times(said["cold_s"], said["warm_s"], said["cpu_cold_s"])

@@ -1,0 +1,211 @@
+"""Measure the product against its floors: `python -m tests.bench.run [fanout] [mute] [transfer] --json FILE`.
+
+Product and floors take turns, each in a fresh process, so that whatever else the machine does weighs on all of them;
+what counts are the ratios of the medians. A goal that is missed is marked; the exit code is 1 with `--gate`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench.grounds import Grounds, laid, stand_ins
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured thing: the median over the repetitions, with the smallest and the largest."""
+
+    name: str
+    unit: str
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, name: str, unit: str, values: Sequence[float]) -> "Figure":
+        """Take the median."""
+        return cls(name, unit, statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The product's median over the floor's, and the goal that it is held to."""
+
+    name: str
+    value: float
+    goal: float
+    at_most: bool = True
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the goal is reached."""
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one bench found."""
+
+    title: str
+    figures: tuple[Figure, ...]
+    ratios: tuple[Ratio, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure."""
+
+    agents: int
+    repetitions: int
+    rounds: int
+    deadline_s: float
+    total_bytes: int
+
+
+def fanout(plan: Plan) -> Report:
+    """A no-op to so many agents, cold and warm, against the same echo in uvloop and in C."""
+    seen: dict[str, list[dict[str, Any]]] = {"fleet": [], "uvloop_echo": [], "c_echo": []}
+    with laid(plan.agents) as grounds:
+        for _ in range(plan.repetitions):
+            with stand_ins(grounds, "grpc"):
+                seen["fleet"].append(_measure("fleet", grounds, rounds=plan.rounds))
+            with stand_ins(grounds, "echo"):
+                for floor in ("uvloop_echo", "c_echo"):
+                    seen[floor].append(_measure(floor, grounds, rounds=plan.rounds))
+    cold = {name: Figure.of(f"{name} cold", "ms", [run["cold_s"] * 1e3 for run in runs]) for name, runs in seen.items()}
+    warm = {
+        name: Figure.of(f"{name} warm", "ms", [statistics.median(run["warm_s"]) * 1e3 for run in runs])
+        for name, runs in seen.items()
+    }
+    missing = sum(run["not_ok"] for run in seen["fleet"])
+    return Report(
+        f"fan-out of a no-op to {plan.agents} agents over mutual TLS",
+        (*cold.values(), *warm.values()),
+        (
+            Ratio("warm / uvloop TLS echo", warm["fleet"].median / warm["uvloop_echo"].median, 2.5),
+            Ratio("warm / C TLS echo", warm["fleet"].median / warm["c_echo"].median, 9),
+            Ratio("cold / uvloop TLS connect and echo", cold["fleet"].median / cold["uvloop_echo"].median, 1.35),
+            Ratio("cold / C TLS connect and echo", cold["fleet"].median / cold["c_echo"].median, 1.35),
+            Ratio("hosts not ok", missing, 0),
+        ),
+    )
+
+
+def mute(plan: Plan) -> Report:
+    """Every fifth agent takes the connection and answers no call: what that costs beyond the deadline."""
+    walls: dict[str, list[float]] = {"cold": [], "warm": []}
+    with laid(plan.agents) as grounds, stand_ins(grounds, "grpc", mute_every=5):
+        for _ in range(plan.repetitions):
+            run = _measure("fleet", grounds, rounds=1, deadline_s=plan.deadline_s)
+            walls["cold"].append(run["cold_s"])
+            walls["warm"].append(run["warm_s"][0])
+            if run["not_ok"] != plan.agents // 5:
+                raise RuntimeError(f"{run['not_ok']} hosts were not ok, wanted the {plan.agents // 5} mute ones")
+    figures = tuple(Figure.of(f"{name} with 1 in 5 mute", "s", values) for name, values in walls.items())
+    ratios = tuple(Ratio(f"{figure.name} / deadline", figure.median / plan.deadline_s, 1.1) for figure in figures)
+    return Report(f"{plan.agents} agents, every fifth mute, deadline {plan.deadline_s:g} s", figures, ratios)
+
+
+def transfer(plan: Plan) -> Report:
+    """Evidence bytes over one connection, against a plain Python TLS socket doing the same work."""
+    pairs = [(product, floor, goal) for product, floor, goal in TRANSFERS if _is_there(product)]
+    names = {name for product, floor, _ in pairs for name in (product, floor)} or {floor for _, floor, _ in TRANSFERS}
+    speeds: dict[str, list[float]] = {name: [] for name in sorted(names)}
+    grown: dict[str, list[float]] = {name: [] for name in sorted(names)}
+    with laid(1) as grounds:
+        for _ in range(plan.repetitions):
+            for name in speeds:
+                run = _measure(name, grounds, total_bytes=plan.total_bytes)
+                speeds[name].append(run["total_bytes"] / run["wall_s"] / 1e6)
+                grown[name].append(run["grown_bytes"] / 2**20)
+    fast = {name: Figure.of(name, "MB/s", values) for name, values in speeds.items()}
+    memory = tuple(Figure.of(f"{name} memory grown", "MiB", values) for name, values in grown.items())
+    ratios = tuple(
+        Ratio(f"{product} / {floor}", fast[product].median / fast[floor].median, goal, at_most=False)
+        for product, floor, goal in pairs
+    )
+    return Report(f"transfer of {plan.total_bytes >> 20} MiB", (*fast.values(), *memory), ratios)
+
+
+# Product, floor, and the share of the floor's speed that is the goal.
+TRANSFERS = (("fetch_bare", "socket_bare", 0.8), ("fetch_kept", "socket_kept", 1.0))
+BENCHES: dict[str, Callable[[Plan], Report]] = {"fanout": fanout, "mute": mute, "transfer": transfer}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benches that were asked for, print a table, and write JSON if wanted."""
+    args = _parser().parse_args(argv)
+    plan = Plan(args.agents, args.repetitions, args.rounds, args.deadline, args.mebibytes << 20)
+    reports = []
+    for name in args.bench or list(BENCHES):
+        report = BENCHES[name](plan)
+        print(table(report), flush=True)
+        reports.append(report)
+    if args.json:
+        args.json.write_text(
+            json.dumps({"machine": machine(), "plan": asdict(plan), "reports": [asdict(r) for r in reports]}, indent=1)
+        )
+    missed = any(not ratio.is_met for report in reports for ratio in report.ratios)
+    return int(args.gate and missed)
+
+
+def table(report: Report) -> str:
+    """A report as text."""
+    lines = [report.title]
+    lines += [f"  {f.name:<44}{f.median:>10.1f} {f.unit:<5} ({f.low:.1f} to {f.high:.1f})" for f in report.figures]
+    for ratio in report.ratios:
+        goal = f"goal {'≤' if ratio.at_most else '≥'} {ratio.goal:g}"
+        lines.append(f"  {ratio.name:<44}{ratio.value:>10.2f}       {goal}{'' if ratio.is_met else '  MISSED'}")
+    return "\n".join(lines)
+
+
+def machine() -> dict[str, Any]:
+    """Enough of the machine to read the absolute figures by."""
+    return {
+        "processors": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0],
+    }
+
+
+def _measure(name: str, grounds: Grounds, **options: Any) -> dict[str, Any]:
+    argv = [sys.executable, "-m", "tests.bench.subjects", name, str(grounds.folder), json.dumps(options)]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=_REPOSITORY, check=False, timeout=600)
+    if done.returncode:
+        raise RuntimeError(f"{name} failed: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _is_there(name: str) -> bool:
+    from tests.bench.subjects import SUBJECTS
+
+    return name in SUBJECTS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.run", description=__doc__)
+    parser.add_argument("bench", nargs="*", choices=[*BENCHES, []], help="which; all when left out")
+    parser.add_argument("--agents", type=int, default=1000)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=12, help="warm rounds of each repetition")
+    parser.add_argument("--deadline", type=float, default=2.0, help="seconds, for mute agents")
+    parser.add_argument("--mebibytes", type=int, default=512, help="of each transfer")
+    parser.add_argument("--json", type=Path, help="write everything there")
+    parser.add_argument("--gate", action="store_true", help="exit 1 when a goal is missed")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What is measured, each in a process of its own: `python -m tests.bench.subjects NAME FOLDER JSON` prints JSON.
+
+FOLDER holds the grounds; the stand-ins, or the agents, already serve. A new subject is a function in SUBJECTS.
+"""
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from fireline_controller.config import Fanout
+from fireline_controller.fanout import Budget, Limits, fan_out
+from fireline_controller.hosts import Command, Fleet, raise_descriptor_limit
+from fireline_controller.model import Host, HostOutcome, Outcome
+from tests.bench import floors, transfers
+from tests.bench.floors import Times
+from tests.bench.grounds import Grounds
+
+
+async def fleet(grounds: Grounds, *, rounds: int, deadline_s: float = 30) -> Times:
+    """The hosts' room and the fan-out: a no-op on every host, first over new connections, then over warm ones."""
+    raise_descriptor_limit()
+    credentials = grounds.controller()
+    made = Fleet(lambda: credentials, settings=Fanout())
+
+    async def once() -> tuple[HostOutcome, ...]:
+        command = _command()
+
+        async def ping(host: Host) -> HostOutcome:
+            await made.client(host).ping(command, timeout_s=deadline_s)
+            return HostOutcome(host.name, Outcome.OK)
+
+        return await fan_out(
+            grounds.hosts,
+            ping,
+            limits=Limits(deadline_s, deadline_s * 2, concurrency=len(grounds.hosts)),
+            budget=Budget(len(grounds.hosts)),
+            cancel=asyncio.Event(),
+            on_outcome=lambda outcome: None,
+        )
+
+    times = await timed(once, rounds)
+    await made.close()
+    return times
+
+
+async def timed(once: Callable[[], Awaitable[tuple[HostOutcome, ...]]], rounds: int) -> Times:
+    """Time one cold round and several warm ones, and count what was not ok in the last."""
+    began, cpu = time.perf_counter(), time.process_time()
+    outcomes = await once()
+    cold_s, cpu_cold_s = time.perf_counter() - began, time.process_time() - cpu
+    gc.freeze()
+    warm, cpu = [], time.process_time()
+    for _ in range(rounds):
+        began = time.perf_counter()
+        outcomes = await once()
+        warm.append(time.perf_counter() - began)
+    cpu_warm_s = (time.process_time() - cpu) / max(rounds, 1)
+    not_ok = sum(outcome.outcome is not Outcome.OK for outcome in outcomes)
+    return Times(cold_s, warm, cpu_cold_s, cpu_warm_s, not_ok)
+
+
+async def uvloop_echo(grounds: Grounds, *, rounds: int) -> Times:
+    """The floor in uvloop."""
+    return await floors.echo(grounds, rounds)
+
+
+async def c_echo(grounds: Grounds, *, rounds: int) -> Times:
+    """The floor in C."""
+    return await asyncio.to_thread(floors.c_echo, grounds, rounds)
+
+
+SUBJECTS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
+    "fleet": fleet,
+    "uvloop_echo": uvloop_echo,
+    "c_echo": c_echo,
+    "socket_bare": transfers.socket_bare,
+    "socket_kept": transfers.socket_kept,
+}
+
+
+def _command() -> Command:
+    now = time.time_ns()
+    return Command(
+        request_id=f"bench-{now}",
+        operation_id=f"op-{now}",
+        incident_id="",
+        operator="bench",
+        reason="measuring",
+        deadline=datetime.now(UTC) + timedelta(seconds=30),
+        fence_token=now,
+    )
+
+
+def main() -> None:
+    """Run one subject and print what it measured."""
+    name, folder, options = sys.argv[1:4]
+    measured = uvloop.run(SUBJECTS[name](Grounds.load(Path(folder)), **json.loads(options)))
+    print(json.dumps(asdict(measured)))
+
+
+if __name__ == "__main__":
+    main()
