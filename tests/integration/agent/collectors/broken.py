@@ -1,0 +1,3 @@
+"""Can't even be imported."""
+
+raise RuntimeError("no such library")
