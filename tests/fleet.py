@@ -1,0 +1,149 @@
+"""A whole Fireline on one machine: a lab of hosts, a controller with a state folder, and an enrolled agent a host.
+
+Everything is what a user has: the installed commands, real keys, real TLS. Tests, the demo and benches use it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.lab import Host, Lab, eventually
+
+BIN = Path(sys.executable).parent
+AGENT_CONFIG = "/etc/fireline/agent.toml"
+PORTS = 7701
+
+
+class Fleet:
+    """Hosts with agents, and the controller that they joined.
+
+    Args:
+        hosts: how many, or their names.
+        engine: give each host a Docker Engine.
+        daemon: run `fireline serve`; without it commands embed the controller (hosts join at a passing daemon).
+        labels: of hosts, by name.
+        settings: the text of `fireline.toml` beside what is needed here.
+        agent_settings: more lines for every `agent.toml`.
+    """
+
+    def __init__(
+        self,
+        hosts: int | Sequence[str],
+        *,
+        engine: bool = False,
+        daemon: bool = True,
+        labels: dict[str, str] | None = None,
+        settings: str = "",
+        agent_settings: str = "",
+        backend: str = "",
+    ) -> None:
+        self.lab = Lab(hosts, engine=engine, agent=self._agent, backend=backend)
+        self._folder = tempfile.TemporaryDirectory(prefix="fireline-fleet-")
+        self.state = Path(self._folder.name) / "state"
+        self._daemon_wanted = daemon
+        self._labels = labels or {}
+        self._settings = settings
+        self._agent_settings = agent_settings
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.lab.up()
+            self.state.mkdir(mode=0o700)
+            listen = f'[listen]\nenrollment = "{self.lab.controller_address}:{PORTS}"\n'
+            (self.state / "fireline.toml").write_text(listen + self._settings)
+            self.fireline("init", "--operator", "tester")
+            self.start_daemon()
+            for host in self.lab:
+                self.enrol(host)
+            if not self._daemon_wanted:
+                self.stop_daemon()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the controller and the lab, and remove every trace."""
+        try:
+            self.stop_daemon()
+        finally:
+            self.lab.down()
+            self._folder.cleanup()
+
+    def start_daemon(self) -> None:
+        """Start the controller's daemon and wait until it says that it is ready."""
+        log = (self.state / "serve.log").open("ab")
+        with log:
+            self.daemon = subprocess.Popen(
+                [BIN / "fireline", "serve", "--state", self.state], stdout=log, stderr=log, start_new_session=True
+            )
+        from fireline_controller import presence
+
+        eventually(lambda: self._is_serving(presence.address_of_daemon), within_s=30, what="the daemon to be ready")
+
+    def _is_serving(self, address_of: Any) -> bool:
+        assert self.daemon is not None
+        if self.daemon.poll() is not None:
+            raise RuntimeError(f"the daemon ended: {(self.state / 'serve.log').read_text()[-2000:]}")
+        return bool(address_of(self.state))
+
+    def stop_daemon(self) -> None:
+        """End the daemon in good order."""
+        if self.daemon is not None:
+            self.daemon.terminate()
+            self.daemon.wait(20)
+            self.daemon = None
+
+    def kill_daemon(self) -> None:
+        """End the daemon with signal 9."""
+        assert self.daemon is not None
+        self.daemon.kill()
+        self.daemon.wait()
+        self.daemon = None
+
+    def enrol(self, host: Host) -> None:
+        """Let a host join and start its agent."""
+        settings = {"listen": f"{host.address}:7700", "state": host.place("/var/lib/fireline-agent")}
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
+        host.write(AGENT_CONFIG, ("".join(lines) + self._agent_settings).encode())
+        label = [f"--label={k}={v}" for k, v in {"lab": "yes", **self._labels_of(host)}.items()]
+        token = self.fireline("enroll", "token", "--host", host.name, *label).strip()
+        host.run([str(BIN / "fireline-agent"), "join", "--config", host.place(AGENT_CONFIG), "--token", token])
+        host.start_agent()
+        eventually(lambda: "ready" in host.agent_log(), within_s=30, what=f"the agent of {host.name} to be ready")
+
+    def _labels_of(self, host: Host) -> dict[str, str]:
+        return dict(pair.split("=", 1) for pair in self._labels.get(host.name, "").split(",") if pair)
+
+    def _agent(self, host: Host) -> Sequence[str]:
+        return [str(BIN / "fireline-agent"), "run", "--config", host.place(AGENT_CONFIG)]
+
+    def fireline(self, *arguments: str, status: int = 0, within_s: float = 120) -> str:
+        """Run a command; its standard output, once its exit status is the wanted one."""
+        done = self.try_fireline(*arguments, within_s=within_s)
+        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def json(self, *arguments: str, status: int = 0, within_s: float = 120) -> Any:
+        """Run a command with --json; its document."""
+        return json.loads(self.fireline(*arguments, "--json", status=status, within_s=within_s))
+
+    def try_fireline(self, *arguments: str, within_s: float = 120) -> "subprocess.CompletedProcess[str]":
+        """Run a command as an operator does, without a terminal."""
+        environment = {**os.environ, "FIRELINE_STATE": str(self.state), "NO_COLOR": "1"}
+        return subprocess.run(
+            [BIN / "fireline", *arguments], capture_output=True, text=True, timeout=within_s, env=environment,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
