@@ -25,43 +25,28 @@ class Times:
     not_ok: int = 0
 
 
-class Round:
-    """Counts the answers of one round over all connections."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
-        self.done: asyncio.Future[None] = loop.create_future()
-        self._left = count
-
-    def one(self) -> None:
-        """One more has answered."""
-        self._left -= 1
-        if not self._left:
-            self.done.set_result(None)
-
-
 class Echo(asyncio.Protocol):
-    """One connection."""
-
-    round: Round
-    transport: asyncio.Transport
+    """One connection; each echo is awaited by itself, as a fan-out must, whose hosts each have an outcome."""
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._missing = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
-    def ask(self, now: Round) -> None:
-        """Send the bytes."""
-        self.round, self._missing = now, ECHO_BYTES
+    async def ask(self) -> None:
+        """Send the bytes and wait until they are back."""
+        self._missing, self._answered = ECHO_BYTES, self._loop.create_future()
         self.transport.write(b"x" * ECHO_BYTES)
+        await self._answered
 
     def data_received(self, data: bytes) -> None:
         """Count what comes back."""
         self._missing -= len(data)
         if not self._missing:
-            self.round.one()
+            self._answered.set_result(None)
 
 
 def tls_context(grounds: Grounds) -> ssl.SSLContext:
@@ -77,26 +62,21 @@ async def echo(grounds: Grounds, rounds: int) -> Times:
     loop = asyncio.get_running_loop()
     context = tls_context(grounds)
     began, cpu = time.perf_counter(), time.process_time()
-    first = Round(loop, len(grounds.hosts))
 
     async def dial(name: str, address: str) -> Echo:
         place, _, port = address.partition(":")
         dns = f"{name}.g{GENERATION}.agent.fireline"
         _, protocol = await loop.create_connection(Echo, place, int(port), ssl=context, server_hostname=dns)
-        protocol.ask(first)
+        await protocol.ask()
         return protocol
 
     peers = await asyncio.gather(*(dial(host.name, host.address) for host in grounds.hosts))
-    await first.done
     cold_s, cpu_cold_s = time.perf_counter() - began, time.process_time() - cpu
     gc.freeze()
     warm, cpu = [], time.process_time()
     for _ in range(rounds):
         began = time.perf_counter()
-        now = Round(loop, len(peers))
-        for peer in peers:
-            peer.ask(now)
-        await now.done
+        await asyncio.gather(*(peer.ask() for peer in peers))
         warm.append(time.perf_counter() - began)
     cpu_warm_s = (time.process_time() - cpu) / max(rounds, 1)
     for peer in peers:

@@ -32,10 +32,10 @@ async def fleet(grounds: Grounds, *, rounds: int, deadline_s: float = 30) -> Tim
     made = Fleet(lambda: credentials, settings=Fanout())
 
     async def once() -> tuple[HostOutcome, ...]:
-        command = _command()
+        now = command()
 
         async def ping(host: Host) -> HostOutcome:
-            await made.client(host).ping(command, timeout_s=deadline_s)
+            await made.client(host).ping(now, timeout_s=deadline_s)
             return HostOutcome(host.name, Outcome.OK)
 
         return await fan_out(
@@ -87,7 +87,8 @@ SUBJECTS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
 }
 
 
-def _command() -> Command:
+def command() -> Command:
+    """A no-op that nobody has sent before."""
     now = time.time_ns()
     return Command(
         request_id=f"bench-{now}",

@@ -1,0 +1,104 @@
+"""The benches work on a small fleet: what they measure is right, whatever it costs here."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fireline_controller.config import Fanout
+from fireline_controller.hosts import Fleet
+from fireline_controller.model import TimedOut, Unreachable
+from tests.bench import floors, run, subjects
+from tests.bench.grounds import Grounds, laid, stand_ins
+
+AGENTS = 10
+
+
+@pytest.fixture(scope="module")
+def grounds() -> Iterator[Grounds]:
+    """Certificates and addresses for ten agents."""
+    if shutil.which("gcc") is None:
+        (pytest.fail if os.environ.get("LAB_REQUIRE") else pytest.skip)("gcc compiles the stand-ins")
+    with laid(AGENTS, port=7790) as made:
+        yield made
+
+
+async def test_stand_ins_answer_the_product(grounds: Grounds) -> None:
+    """Every stand-in answers a ping with its clock, cold and warm, under the name of its own certificate."""
+    with stand_ins(grounds, "grpc"):
+        times = await subjects.fleet(grounds, rounds=3, deadline_s=10)
+
+    assert times.not_ok == 0
+    assert len(times.warm_s) == 3
+
+
+async def test_a_mute_stand_in_costs_its_own_deadline(grounds: Grounds) -> None:
+    """Every fifth takes the connection and never answers; the others do."""
+    with stand_ins(grounds, "grpc", mute_every=5):
+        times = await subjects.fleet(grounds, rounds=1, deadline_s=0.5)
+
+    assert times.not_ok == AGENTS // 5
+    assert 0.5 <= times.warm_s[0] < 2
+
+
+async def test_a_stand_in_can_be_mute_before_tls(grounds: Grounds) -> None:
+    """Such a one takes the TCP connection and leaves the handshake unanswered."""
+    credentials = grounds.controller()
+    fleet = Fleet(lambda: credentials, settings=Fanout(dial_s=0.5))
+    with stand_ins(grounds, "grpc", mute_every=1, mute_how="tls"), pytest.raises((Unreachable, TimedOut)):
+        await fleet.client(grounds.hosts[0]).ping(subjects.command(), timeout_s=1)
+    await fleet.close()
+
+
+async def test_a_stand_in_refuses_a_stranger(grounds: Grounds) -> None:
+    """A client of another authority does not get in: what is measured is mutual TLS."""
+    with laid(1) as others, stand_ins(grounds, "grpc"):
+        credentials = others.controller()
+        fleet = Fleet(lambda: credentials, settings=Fanout(dial_s=1))
+        with pytest.raises(Unreachable):
+            await fleet.client(grounds.hosts[0]).ping(subjects.command(), timeout_s=2)
+        await fleet.close()
+
+
+async def test_the_floors_echo(grounds: Grounds) -> None:
+    """uvloop and C get every byte back from every stand-in."""
+    with stand_ins(grounds, "echo"):
+        in_python = await floors.echo(grounds, 2)
+        in_c = await subjects.c_echo(grounds, rounds=2)
+
+    assert len(in_python.warm_s) == len(in_c.warm_s) == 2
+    assert min(in_python.cold_s, in_c.cold_s, *in_python.warm_s, *in_c.warm_s) > 0
+
+
+async def test_the_transfer_floors_move_every_byte(grounds: Grounds) -> None:
+    """Both receivers take exactly what was asked for, and don't grow with it."""
+    bare = await subjects.SUBJECTS["socket_bare"](grounds, total_bytes=8 << 20)
+    kept = await subjects.SUBJECTS["socket_kept"](grounds, total_bytes=8 << 20)
+
+    assert bare.total_bytes == kept.total_bytes == 8 << 20
+    assert max(bare.grown_bytes, kept.grown_bytes) < 64 << 20
+
+
+def test_a_run_prints_ratios_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table names each ratio with its goal; the file holds what the table shows."""
+    file = tmp_path / "figures.json"
+    small = ["--agents", "10", "--repetitions", "1", "--rounds", "2", "--deadline", "1"]
+    assert run.main(["fanout", "mute", *small, "--json", str(file)]) == 0
+
+    said = capsys.readouterr().out
+    assert "warm / uvloop TLS echo" in said and "goal ≤ 2.5" in said
+    assert [report["title"] for report in json.loads(file.read_text())["reports"]] == [
+        "fan-out of a no-op to 10 agents over mutual TLS",
+        "10 agents, every fifth mute, deadline 1 s",
+    ]
+
+
+def test_a_missed_goal_is_marked() -> None:
+    """With its value, and without hiding the others."""
+    report = run.Report("t", (), (run.Ratio("slow", 3.0, 2.5), run.Ratio("fast", 0.9, 0.8, at_most=False)))
+
+    assert run.table(report).splitlines()[1].endswith("3.00       goal ≤ 2.5  MISSED")
+    assert run.table(report).splitlines()[2].endswith("0.90       goal ≥ 0.8")
