@@ -450,3 +450,40 @@ async def test_work_is_done_in_the_order_in_which_it_is_handed_in(store: Store) 
 
     assert [(line.seq, line.entry.summary) for line in lines] == [(i + 1, f"{i}") for i in range(20)]
     assert (await store.verify()).problems == ()
+
+
+async def test_works_that_share_a_commit_fail_each_for_itself(store: Store) -> None:
+    """What one of them journaled and then raised is undone alone; the others are kept without a gap."""
+
+    def fails(tx: Transaction) -> Line:
+        _append(tx, summary="lost")
+        raise PolicyError("no", reason="invalid_request")
+
+    def is_refused_by_the_database(tx: Transaction) -> Line:
+        _append(tx, summary="lost")
+        tx._connection.exec_driver_sql("SELECT nothing FROM nowhere")
+        raise AssertionError
+
+    works = [partial(_append, summary=f"{i}") for i in range(4)]
+    ended = await asyncio.gather(*(store.run(w) for w in (works[0], works[1], fails, works[2])), return_exceptions=True)
+    broken = await asyncio.gather(
+        *(store.run(w) for w in (fails, is_refused_by_the_database, works[3])), return_exceptions=True
+    )
+
+    assert [str(e) for e in (*ended, *broken) if isinstance(e, PolicyError)] == ["no", "no"]
+    assert isinstance(broken[1], StoreError)
+    kept = store.run_now(lambda tx: tx.lines())
+    assert [(line.seq, line.entry.summary) for line in kept] == [(i + 1, f"{i}") for i in range(4)]
+    assert [*ended[:2], ended[3], broken[2]] == list(kept)
+    assert store.verify_now().problems == ()
+
+
+async def test_work_that_was_handed_in_is_done_though_its_caller_is_gone(store: Store) -> None:
+    """A record is not lost because an operator pressed Ctrl-C."""
+    callers = [asyncio.ensure_future(store.run(partial(_append, summary=f"{i}"))) for i in range(5)]
+    await asyncio.sleep(0)
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+
+    assert (await store.run(lambda tx: tx.append(_entry("last"))))[0].seq == 6

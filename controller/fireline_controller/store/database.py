@@ -103,7 +103,7 @@ class Database:
         if state in _RETRIED_STATES or (error.connection_invalidated and not committing):
             return Retry(f"store {self.name}: {_first_line(error)}")
         if committing:
-            return StoreError(
+            return CommitUnknown(
                 f"store {self.name}: the connection broke while a transaction was committed, and whether it was kept"
                 f" is not known: {_first_line(error)}; look before the command is repeated"
             )
@@ -112,6 +112,10 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+class CommitUnknown(StoreError):
+    """The database failed while it committed: the work may be kept or not, and is not to be repeated blindly."""
 
 
 class Retry(StoreError):

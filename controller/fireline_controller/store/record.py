@@ -1,19 +1,33 @@
 """Verbs for the journal: append lines, sign them, read them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from fireline_controller import journal
 from fireline_controller.model import Checkpoint, Entry, JournalError, Line
 from fireline_controller.store import schema
 from fireline_controller.store.anchor import Anchor
-from fireline_controller.store.verbs import Verbs
+from fireline_controller.store.verbs import Verbs, raising
 
 CHECKPOINT_LINES = 64  # at most this many lines hang on the anchor alone
+Result = TypeVar("Result")
 _PAGE = 1000  # lines in memory at once while the whole journal is read
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What a transaction did to the journal so far; a value, so that undoing a part is putting the old one back."""
+
+    last: Line | None = None
+    is_anchor_compared: bool = False
+    found_damage: bool = False
+    is_asked: bool = False
 
 
 class RecordVerbs(Verbs):
@@ -23,10 +37,7 @@ class RecordVerbs(Verbs):
         super().__init__(connection)
         self._key = key
         self._anchor = anchor
-        self._anchor_seen = anchor is None
-        self._asked = False
-        self._last: Line | None = None
-        self.found_damage = False
+        self._recorded = _Recorded()
 
     def append(self, *entries: Entry) -> tuple[Line, ...]:
         """Journal these entries; they are on record when the transaction is committed.
@@ -46,25 +57,25 @@ class RecordVerbs(Verbs):
             lines.append(journal.line(entry, seq=number, previous_hash=previous))
             previous = lines[-1].hash
         self._connection.execute(insert(schema.lines), [_line_row(line) for line in lines])
-        self._last = lines[-1]
+        self._recorded = replace(self._recorded, last=lines[-1])
         return tuple(lines[len(damage) :])
 
     def _damage(self, at: datetime) -> tuple[Entry, ...]:
-        if self._anchor_seen or self._anchor is None:
+        if self._recorded.is_anchor_compared or self._anchor is None:
             return ()
-        self._anchor_seen = True
+        self._recorded = replace(self._recorded, is_anchor_compared=True)
         problem, proof = _compare(self._anchor, self)
         if not problem:
             return ()
-        self.found_damage = True
+        self._recorded = replace(self._recorded, found_damage=True)
         seq, line_hash = self.head()
         data = {"found_seq": seq, "found_hash": line_hash, "anchor": proof}
         return (Entry(kind=journal.DAMAGED, actor="fireline", at=at, summary=problem, data=data),)
 
     def head(self) -> tuple[int, str]:
         """Number and hash of the last line; (0, 64 zeros) before the first."""
-        if self._last is not None:
-            return self._last.seq, self._last.hash
+        if self._recorded.last is not None:
+            return self._recorded.last.seq, self._recorded.last.hash
         table = schema.lines
         query = select(table.c.seq, table.c.hash).order_by(table.c.seq.desc()).limit(1)
         row = self._connection.execute(query).one_or_none()
@@ -110,17 +121,41 @@ class RecordVerbs(Verbs):
 
     def checkpoint(self) -> None:
         """Sign the journal as it is at the end of this transaction, however few lines that are."""
-        self._asked = True
+        self._recorded = replace(self._recorded, is_asked=True)
+
+    @property
+    def found_damage(self) -> bool:
+        """Whether this transaction found, and journaled, that lines which the anchor shows are not there."""
+        return self._recorded.found_damage
+
+    def attempt(self, work: Callable[[Self], Result]) -> Callable[[], Result]:
+        """Do work that is undone alone when it fails; gives its outcome, to be called for. For the store alone.
+
+        Raises:
+            SQLAlchemyError: the database failed, and with it the transaction.
+        """
+        before = self._recorded
+        savepoint = self._connection.begin_nested()
+        try:
+            result = work(self)
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - not handled here: raised again where the work came from
+            savepoint.rollback()
+            self._recorded = before
+            return raising(error)
+        savepoint.commit()
+        return lambda: result
 
     def sign(self) -> Checkpoint | None:
         """End the transaction's journal: the signed head, kept as a checkpoint when it is time. For the store alone."""
-        last = self._last or (self._last_line() if self._asked else None)
+        last = self._recorded.last or (self._last_line() if self._recorded.is_asked else None)
         if last is None:
             return None
         signed = journal.checkpoint(last.seq, last.hash, at=last.entry.at, key=self._key)
         table = schema.checkpoints
         before = self._connection.execute(select(func.max(table.c.seq))).scalar_one() or 0
-        if last.seq - before >= (1 if self._asked else CHECKPOINT_LINES):
+        if last.seq - before >= (1 if self._recorded.is_asked else CHECKPOINT_LINES):
             row = {"seq": signed.seq, "hash": signed.hash, "envelope": signed.envelope}
             self._connection.execute(insert(table).values(row))
         return signed

@@ -4,23 +4,27 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from fireline_controller import journal
 from fireline_controller.model import Checkpoint, JournalError, StoreError
 from fireline_controller.store.anchor import Anchor
-from fireline_controller.store.database import Database, Retry
+from fireline_controller.store.database import CommitUnknown, Database, Retry
 from fireline_controller.store.transaction import Transaction
+from fireline_controller.store.verbs import raising
+from fireline_controller.store.writer import Job, Writer
 
 ATTEMPTS: Final = 5  # of one piece of work that lost against another writer
+READERS: Final = 4  # a look at the whole journal leaves three for short questions
 _PAUSE_S: Final = 0.05  # before the second attempt; doubled for each one after, and spread
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)  # the time in the anchor of an empty journal
 
@@ -35,8 +39,8 @@ class Store:
         self._database = database
         self._key = journal_key
         self._anchor = anchor
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
+        self._writer = Writer(self._write)
+        self._reader = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
 
     @classmethod
     def open(cls, url: str, *, journal_key: EllipticCurvePrivateKey, anchor_path: Path | None) -> Self:
@@ -47,7 +51,7 @@ class Store:
         """
         database = Database(url)
         try:
-            database.prepare()
+            _retried(database.prepare)
             anchor = None if anchor_path is None else Anchor(anchor_path, journal_key)
             store = cls(database, journal_key=journal_key, anchor=anchor)
             store._adopt_anchor()
@@ -76,12 +80,27 @@ class Store:
         """Do this work in one transaction, off the event loop, after the work that was handed in before it.
 
         The work may be done more than once until it is committed, so it changes nothing but the transaction. What it
-        raises undoes the transaction. A cancelled caller does not undo it.
+        raises undoes it, alone. It is done even when its caller is cancelled. Works that wait share a commit.
 
         Raises:
             StoreError: the transaction could not be committed; nothing of it was kept.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._writer, self.run_now, work)
+        return await self._writer.run(work)
+
+    def _write(self, jobs: Sequence[Job]) -> None:
+        outcomes = self._together(jobs) if len(jobs) > 1 else ()
+        for job, outcome in zip(jobs, outcomes or [partial(self.run_now, j.work) for j in jobs], strict=True):
+            job.settle(outcome)
+
+    def _together(self, jobs: Sequence[Job]) -> Sequence[Callable[[], Any]]:
+        """The outcomes of these jobs in one commit; none when nothing was kept and each is to be tried for itself."""
+        try:
+            return self._once(lambda tx: [tx.attempt(job.work) for job in jobs])
+        except CommitUnknown as error:
+            return [raising(error) for _ in jobs]
+        except Exception as error:  # noqa: BLE001 - whatever it is, each job meets it again, and its caller hears of it
+            log.info("store transactions are done one by one", extra={"count": len(jobs), "cause": str(error)})
+            return ()
 
     async def read(self, work: Callable[[Transaction], Result]) -> Result:
         """Like `run` for work that only reads: a snapshot that never waits for a writer, nor holds one up."""
@@ -93,13 +112,7 @@ class Store:
         Raises:
             StoreError: as for `run`.
         """
-        for attempt in range(ATTEMPTS - 1):
-            try:
-                return self._once(work)
-            except Retry as error:
-                log.info("store transaction is tried again", extra={"attempt": attempt + 1, "cause": str(error)})
-                time.sleep(_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - spreads attempts, guards nothing
-        return self._once(work)
+        return _retried(partial(self._once, work))
 
     def _once(self, work: Callable[[Transaction], Result]) -> Result:
         with self._database.transaction() as connection:
@@ -128,6 +141,9 @@ class Store:
         Raises:
             StoreError: the database can't be read.
         """
+        return _retried(partial(self._look, work))
+
+    def _look(self, work: Callable[[Transaction], Result]) -> Result:
         with self._database.transaction(read_only=True) as connection:
             return work(Transaction(connection, key=self._key, anchor=None))
 
@@ -158,5 +174,15 @@ class Store:
     def close(self) -> None:
         """Wait for the work that was handed in, then close."""
         with closing(self._database):
-            self._writer.shutdown()
+            self._writer.close()
             self._reader.shutdown()
+
+
+def _retried(work: Callable[[], Result]) -> Result:
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except Retry as error:
+            log.info("store transaction is tried again", extra={"attempt": attempt + 1, "cause": str(error)})
+            time.sleep(_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - spreads attempts, guards nothing
+    return work()

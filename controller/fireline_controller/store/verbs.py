@@ -1,7 +1,8 @@
 """What the groups of verbs share: a connection inside a transaction, and values to rows and back."""
 
+from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from sqlalchemy import Connection, Row, Table, insert, update
 
@@ -32,3 +33,12 @@ def columns_of(value: "DataclassInstance") -> dict[str, Any]:
 def value_of(kind: "type[Value]", row: Row[Any]) -> "Value":
     """The value of this kind whose fields are the row's columns."""
     return kind(**row._asdict())
+
+
+def raising(error: Exception) -> Callable[[], NoReturn]:
+    """An outcome that, when it is called for, raises this."""
+
+    def outcome() -> NoReturn:
+        raise error
+
+    return outcome
