@@ -115,7 +115,7 @@ def test_capabilities_and_maps_are_decoded(host: FakeHost) -> None:
 
 
 def test_code_put_into_programs_is_told(host: FakeHost) -> None:
-    """LD_PRELOAD is a warning on the host, a notice in a container, whose image may set it; the host's file is worse."""
+    """LD_PRELOAD is a warning on the host, a notice in a container, and in ld.so.preload it is critical."""
     host.add(7, comm=b"sshd", environ=b"LD_PRELOAD=/tmp/evil.so\0")
     host.add(8, comm=b"redis", environ=b"LD_AUDIT=/a.so\0", cgroup=f"0::/docker/{CONTAINER}\n".encode())
     host.add(9, environ=b"LD_PRELOAD=\0")

@@ -2,10 +2,11 @@
 
 Leaves to others: what is read inside (netlink, nftables, procfs).
 
-Sources: namespaces(7), setns(2), proc_pid_ns(5), proc_pid_mountinfo(5).
+Sources: namespaces(7), setns(2), ioctl_ns(2), proc_pid_ns(5), proc_pid_mountinfo(5).
 """
 
 import ctypes
+import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from fireline_agent.hands import procfs
 
 CLONE_NEWNET: Final = 0x40000000  # linux/sched.h
 
+_NS_GET_NSTYPE: Final = 0xB703  # linux/nsfs.h
 _NET_LINK: Final = re.compile(rb"net:\[(\d+)\]\Z")
 T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -126,10 +128,26 @@ def _note_process(found: dict[int, NetworkNamespace], process: procfs.Process, p
         if other is not None and other != inode:
             _entry(found, other, f"{proc}/{process.pid}/task/{thread}/ns/net").pids.append(process.pid)
     for descriptor, target in process.descriptors():
-        kept = _inode(target) if target.startswith(b"net:[") else None
-        if kept is not None:
+        if target == b"/" or target.startswith(b"net:["):
             path = f"{proc}/{process.pid}/fd/{descriptor}"
-            _entry(found, kept, path).kept_by.append(path)
+            kept = _inode(target) or _detached(path)
+            if kept is not None:
+                _entry(found, kept, path).kept_by.append(path)
+
+
+def _detached(path: str) -> int | None:
+    """The namespace behind an open file whose mount is gone: its link shows "/" like that of the root folder."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        is_network = fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == CLONE_NEWNET
+        return os.fstat(descriptor).st_ino if is_network else None
+    except OSError:  # anything but a namespace doesn't know the question
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _note_mounts(found: dict[int, NetworkNamespace], process: procfs.Process, proc: Path) -> None:

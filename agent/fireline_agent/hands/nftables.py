@@ -109,7 +109,8 @@ def _dumped(netlink: Netlink, number: int, body: bytes) -> Iterator[bytes]:
 def _elements(netlink: Netlink, of_set: bytes) -> Iterator[bytes]:
     found = attributes(of_set, _HEADER_BYTES)
     body = struct.pack("=4B", of_set[0], 0, 0, 0) + attribute(1, found.get(1, b"")) + attribute(2, found.get(2, b""))
-    return _dumped(netlink, _GET_ELEMENTS, body)
+    dumped = _dumped(netlink, _GET_ELEMENTS, body)
+    return (message for message in dumped if attributes(message, _HEADER_BYTES).get(3))  # the last one is empty
 
 
 def _entry(what: str, message: bytes) -> dict[str, Any]:

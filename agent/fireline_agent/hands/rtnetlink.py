@@ -164,10 +164,19 @@ def filters(netlink: Netlink, queueing: list[dict[str, Any]]) -> Iterator[dict[s
             # The kernel answers a parent that isn't there with nothing, or the root's filters for 0xFFFFFFFF.
             body = _TRAFFIC.pack(0, 0, 0, index, 0, parent if place != "root" else 0, 0)
             for message in netlink.dump(_GET_FILTER, body):
-                found = attributes(attributes(message, _TRAFFIC.size).get(2, b""))  # TCA_OPTIONS
-                bpf = {"bpf_program": unsigned(found[11])} if 11 in found else {}
-                called = {"bpf_name": name(found[7]).decode(errors="backslashreplace")} if 11 in found else {}
-                yield _traffic(message) | {"what": "filter", "place": place} | bpf | called
+                yield _traffic(message) | {"what": "filter", "place": place} | _classifier(message)
+
+
+def _classifier(message: bytes) -> dict[str, Any]:
+    """The eBPF program of a filter; every other kind numbers its options in its own way."""
+    found = attributes(message, _TRAFFIC.size)
+    if name(found.get(1)) != b"bpf":
+        return {}
+    options = attributes(found.get(2, b""))
+    return {
+        "bpf_program": unsigned(options.get(11)),
+        "bpf_name": name(options.get(7)).decode(errors="backslashreplace"),
+    }
 
 
 def _traffic(message: bytes) -> dict[str, Any]:
