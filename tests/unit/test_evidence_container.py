@@ -21,6 +21,9 @@ from fireline_wire.manifest import PAYLOAD_TYPE
 from tests.fakes.captures import noise
 from tests.fakes.sealing import NOW, Site, manifest
 
+# A flipped bit in a certificate can make its serial number negative, which cryptography only warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")
+
 LONG_NAME = "/".join("n" * 90 for _ in range(5))
 CONTENTS = {
     "network/sockets.jsonl": b'{"port":22}\n' * 90,
@@ -155,6 +158,17 @@ def places(container: bytes, offset: int) -> list[str]:
             return [info.name, f"byte {info.offset},", f"byte {start},"]
         start = end
     return [f"byte {start},", f"byte {start + 512},", *found]
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_i7_certificates_damaged_in_any_byte_are_named(exported: Exported, tmp_path: Path, bit: int) -> None:
+    """I7: versions, serial numbers and texts that no parser likes are problems like any other."""
+    info = next(i for i, _ in entries(exported.small) if i.name.endswith("host-chain.pem"))
+    for offset in (*range(info.offset_data + 28, info.offset_data + 64), info.offset_data + info.size - 3):
+        flipped = bytearray(exported.small)
+        flipped[offset] ^= 1 << bit
+
+        assert info.name in problems(exported, bytes(flipped), tmp_path)[0], offset
 
 
 def test_i7_a_flipped_bit_all_over_a_small_container(exported: Exported, tmp_path: Path) -> None:

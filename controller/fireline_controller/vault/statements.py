@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
@@ -87,7 +88,7 @@ def verify_chain(leaf_pem: bytes, ca_pem: bytes, *, at: datetime) -> Identity:
     """
     try:
         return chain.verify_chain(leaf_pem, ca_pem, at=at)
-    except UnsupportedAlgorithm as error:
+    except (UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
         raise chain.ChainError(f"certificate of an unknown kind: {error}") from None
 
 
