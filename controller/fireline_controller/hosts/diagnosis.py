@@ -58,8 +58,8 @@ class Prober:
                 connection = await _connect(destination.address)
         except TimeoutError:
             return _unreachable(destination, values.NO_ANSWER, "no answer: the host is down or its network drops us")
-        except socket.gaierror as error:
-            return _unreachable(destination, values.NAME_UNKNOWN, f"the name can't be resolved: {error.strerror}")
+        except (socket.gaierror, UnicodeError) as error:
+            return _unreachable(destination, values.NAME_UNKNOWN, f"the name can't be resolved ({error})")
         except ConnectionRefusedError:
             return _unreachable(destination, values.REFUSED, "refused: the host is up and no agent listens there")
         except OSError as error:
