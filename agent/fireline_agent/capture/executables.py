@@ -188,7 +188,7 @@ def _judge_kernel_thread(process: Process, stat: Stat) -> Iterator[tuple[str, st
     link = process.link("exe")
     if link is None and not process.read("maps"):
         return
-    title = (process.read("cmdline") or b"").rstrip(b"\0 ")
+    title = (process.read("cmdline") or b"").partition(b"\0")[0].rstrip()
     runs = shown(link or b"unknown")
     subject = f"pid {process.pid} ({shown(stat.comm)})"
     if _BRACKETED.match(title):
