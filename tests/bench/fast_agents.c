@@ -19,6 +19,7 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -256,6 +257,7 @@ int main(int argc, char **argv) {
     struct epoll_event events[256];
     Peer standard_input = {.fd = 0};
     if (argc != 8) return fprintf(stderr, "usage: KEY CA CHAINS ADDRESSES grpc|echo MUTE_EVERY call|tls\n"), 2;
+    signal(SIGPIPE, SIG_IGN); /* a client that hangs up ends its connection, not this program */
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);

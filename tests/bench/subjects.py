@@ -24,14 +24,16 @@ from tests.bench import floors, transfers
 from tests.bench.floors import Times
 from tests.bench.grounds import Grounds
 
+Once = Callable[[], Awaitable[tuple[HostOutcome, ...]]]
 
-async def fleet(grounds: Grounds, *, rounds: int, deadline_s: float = 30) -> Times:
+
+async def fleet(grounds: Grounds, *, rounds: int, deadline_s: float = 30, cold_deadline_s: float = 30) -> Times:
     """The hosts' room and the fan-out: a no-op on every host, first over new connections, then over warm ones."""
     raise_descriptor_limit()
     credentials = grounds.controller()
     made = Fleet(lambda: credentials, settings=Fanout())
 
-    async def once() -> tuple[HostOutcome, ...]:
+    async def once(deadline_s: float) -> tuple[HostOutcome, ...]:
         now = command()
 
         async def ping(host: Host) -> HostOutcome:
@@ -47,15 +49,15 @@ async def fleet(grounds: Grounds, *, rounds: int, deadline_s: float = 30) -> Tim
             on_outcome=lambda outcome: None,
         )
 
-    times = await timed(once, rounds)
+    times = await timed(lambda: once(cold_deadline_s), lambda: once(deadline_s), rounds)
     await made.close()
     return times
 
 
-async def timed(once: Callable[[], Awaitable[tuple[HostOutcome, ...]]], rounds: int) -> Times:
+async def timed(first: Once, once: Once, rounds: int) -> Times:
     """Time one cold round and several warm ones, and count what was not ok in the last."""
     began, cpu = time.perf_counter(), time.process_time()
-    outcomes = await once()
+    outcomes = await first()
     cold_s, cpu_cold_s = time.perf_counter() - began, time.process_time() - cpu
     gc.freeze()
     warm, cpu = [], time.process_time()

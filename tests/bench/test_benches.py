@@ -38,7 +38,7 @@ async def test_stand_ins_answer_the_product(grounds: Grounds) -> None:
 async def test_a_mute_stand_in_costs_its_own_deadline(grounds: Grounds) -> None:
     """Every fifth takes the connection and never answers; the others do."""
     with stand_ins(grounds, "grpc", mute_every=5):
-        times = await subjects.fleet(grounds, rounds=1, deadline_s=0.5)
+        times = await subjects.fleet(grounds, rounds=1, deadline_s=0.5, cold_deadline_s=1)
 
     assert times.not_ok == AGENTS // 5
     assert 0.5 <= times.warm_s[0] < 2
