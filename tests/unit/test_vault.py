@@ -372,13 +372,15 @@ async def test_recovery_removes_old_rests_but_not_what_is_coming(vault: Vault, t
     assert await content(vault, capture.artifacts[0]) == capture.contents["core"]
 
 
-async def test_i7_a_flipped_bit_in_the_vault_is_found_on_reading(vault: Vault, tmp_path: Path) -> None:
+async def test_i7_a_flipped_bit_in_the_vault_is_found_on_reading(
+    vault: Vault, index: MemoryIndex, tmp_path: Path
+) -> None:
     """I7: the artifact and the chunk are named."""
     capture = Capture({"core": noise(2 * MIB)})
     await received(vault, "req-1", capture)
     pack = tmp_path / "vault/packs/req-1.pack"
     data = bytearray(pack.read_bytes())
-    data[-1] ^= 1
+    data[index.by_digest[capture.artifacts[0].chunks[1]].offset + 48] ^= 1
     pack.write_bytes(data)
 
     with pytest.raises(EvidenceError, match=r"artifact core, chunk 1: chunk .*req-1.pack does not match its SHA-256"):

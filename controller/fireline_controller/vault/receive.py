@@ -232,6 +232,8 @@ class Receiving:
         """
         if await self.wanted():
             raise EvidenceError(f"{self._expected[0]}: missing, with {len(self._expected)} chunks in all not sent")
+        if self._hashing is not None:
+            await self._hashing
         for whole in self._wholes.values():
             await self._disk.run(self._verify, whole)
         if not self._own:
