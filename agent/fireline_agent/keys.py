@@ -8,6 +8,7 @@ under way, `pending.key`. Leaves to others: how the first certificate is had (en
 import json
 import os
 import shutil
+import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,11 +44,12 @@ class Held:
 
 
 class KeyFolder:
-    """An opened key folder. Reading `held` and `credentials` is safe from any thread."""
+    """An opened key folder. Safe from any thread; `held` and `credentials` never wait."""
 
     def __init__(self, folder: Path, held: Held) -> None:
         self._folder = folder
         self._held = held
+        self._writing = threading.Lock()
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -95,9 +97,10 @@ class KeyFolder:
             OSError: the key can't be written.
         """
         path = self._folder / PENDING
-        if not path.exists():
-            _replace(path, key_to_pem(new_key()))
-        return signing_request(_load_key(_read(self._folder, PENDING), path))
+        with self._writing:
+            if not path.exists():
+                _replace(path, key_to_pem(new_key()))
+            return signing_request(_load_key(_read(self._folder, PENDING), path))
 
     def install(self, chain_pem: bytes) -> Held:
         """Put the certificate for the pending key in use; new connections get it at once.
@@ -106,6 +109,15 @@ class KeyFolder:
             RefusedError: it is not this host's, not by its authority, or not for the pending key.
             OSError: it can't be written; the former one stays in use.
         """
+        with self._writing:
+            fresh = self._checked(chain_pem)
+            _replace(self._folder / CHAIN, chain_pem)
+            (self._folder / PENDING).replace(self._folder / KEY)  # after a crash right here, `open` does this
+            _sync_folder(self._folder)
+            self._held = fresh
+            return fresh
+
+    def _checked(self, chain_pem: bytes) -> Held:
         if not (self._folder / PENDING).exists():
             raise RefusedError("invalid_request", "no renewal is under way on this host: prepare one first")
         try:
@@ -116,10 +128,6 @@ class KeyFolder:
             raise RefusedError(
                 "invalid_request", f"the certificate is for {fresh.identity} ({fresh.dns}), this is {self._held.dns}"
             )
-        _replace(self._folder / CHAIN, chain_pem)
-        (self._folder / PENDING).replace(self._folder / KEY)  # after a crash right here, `open` does this
-        _sync_folder(self._folder)
-        self._held = fresh
         return fresh
 
     def denied(self) -> tuple[int, frozenset[str]]:
@@ -143,7 +151,8 @@ class KeyFolder:
         Raises:
             OSError: it can't be written.
         """
-        _replace(self._folder / DENIED, json.dumps({"version": version, "serials": sorted(serials)}).encode())
+        with self._writing:
+            _replace(self._folder / DENIED, json.dumps({"version": version, "serials": sorted(serials)}).encode())
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:

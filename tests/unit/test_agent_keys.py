@@ -1,9 +1,12 @@
 """The agent's key folder: renewal without a restart, and what a crash or a wrong certificate leaves."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from fireline_agent import keys
 from fireline_agent.errors import ConfigError, RefusedError
@@ -152,3 +155,13 @@ def test_a_deny_list_survives_a_restart(authority: pki.Authority, tmp_path: Path
     (tmp_path / "keys" / keys.DENIED).write_bytes(b"{}")
     with pytest.raises(ConfigError, match="no deny-list; remove the file and the controller sends it again"):
         folder.denied()
+
+
+def test_threads_that_prepare_at_once_get_one_key(authority: pki.Authority, tmp_path: Path) -> None:
+    """Two commands at the same time: each gets a request that the one pending key signed."""
+    folder = joined(authority, tmp_path / "keys")
+    with ThreadPoolExecutor(8) as pool:
+        requests = list(pool.map(lambda _: folder.prepare_renewal(), range(8)))
+
+    public = [x509.load_pem_x509_csr(csr).public_key() for csr in requests]
+    assert len({key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in public}) == 1
