@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import secrets
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ def base() -> Path:
     """The folder of all labs of this user."""
     if os.geteuid() == 0:
         return Path("/run/fireline-lab")
-    return Path(os.environ.get("XDG_RUNTIME_DIR", f"/tmp/{os.geteuid()}")) / "fireline-lab"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime, "fireline-lab") if runtime else Path(tempfile.gettempdir(), f"fireline-lab-{os.geteuid()}")
 
 
 @dataclass
@@ -101,7 +103,7 @@ def load(tag: str) -> LabState:
 @contextmanager
 def locked() -> Iterator[None]:
     """Hold the lock that keeps two labs from taking the same network, or sweeping the same folder."""
-    base().mkdir(mode=0o755, parents=True, exist_ok=True)
+    base().mkdir(mode=0o700, parents=True, exist_ok=True)
     with (base() / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
