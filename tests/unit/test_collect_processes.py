@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fireline_agent.capture import executables, hidden_processes, processes, sockets
+from fireline_agent.capture import conntrack, executables, firewall, hidden_processes, network, processes, sockets
+from fireline_agent.capture.collector import Absent
 from fireline_agent.hands.procfs import PF_KTHREAD
 from tests.unit.fake_proc import BOOT_ID, FakeHost
 from tests.unit.sink import MemorySink
@@ -275,3 +276,18 @@ def test_a_namespace_that_cant_be_entered_is_read_through_its_process(host: Fake
     assert namespaces[1]["is_host"] is True
     assert namespaces[3]["containers"] == [CONTAINER]
     assert namespaces[2]["not_entered"]
+
+
+def test_namespaces_that_cant_be_entered_are_named(host: FakeHost) -> None:
+    """Links, rulesets and flows of a namespace that can't be entered are told as lacking, with the reason."""
+    sink = MemorySink()
+
+    network.collect(host.context(), sink)
+    firewall.collect(host.context(), sink)
+    with pytest.raises(Absent, match="no connection tracking: neither ctnetlink nor /proc/net/nf_conntrack answers"):
+        conntrack.collect(host.context(), sink)
+
+    for artifact in ("network/links.jsonl", "firewall/nftables.jsonl", "network/conntrack.jsonl"):
+        [record] = sink.artifacts[artifact].records()
+        assert record["namespace"] == 1
+        assert "No such file or directory" in record["lacks"]

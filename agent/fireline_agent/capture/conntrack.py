@@ -4,9 +4,10 @@ An empty table is ordinary: a kernel tracks nothing in a namespace until a rule 
 sockets (flows that end on this host).
 """
 
-from fireline_agent.capture.collector import Absent, Context, Sink
+from fireline_agent.capture.collector import Absent, ArtifactWriter, Context, Sink
 from fireline_agent.capture.params import refuse_unknown
 from fireline_agent.hands import conntrack, namespaces
+from fireline_agent.hands.namespaces import NetworkNamespace
 
 VERSION = "1"
 
@@ -19,15 +20,20 @@ def collect(context: Context, sink: Sink) -> None:
         ValueError: a parameter is unknown.
     """
     refuse_unknown(context.params)
-    answers = list(namespaces.in_each(context.roots.proc, lambda _: conntrack.flows()))
-    if all(isinstance(answer, OSError) for _, answer in answers):
-        raise Absent("no connection tracking: neither ctnetlink nor /proc/net/nf_conntrack answers in any namespace")
+    answered = False
     with sink.artifact("network/conntrack.jsonl", source="every network namespace", method="ctnetlink") as out:
-        for namespace, answer in answers:
-            if isinstance(answer, OSError):
-                out.record({"namespace": namespace.inode, "lacks": str(answer)})
-                continue
-            method, flows = answer
-            out.record({"namespace": namespace.inode, "method": method, "flows": len(flows)})
-            for flow in flows:
-                out.record({"namespace": namespace.inode, **flow})
+        for namespace, count in namespaces.in_each(context.roots.proc, lambda namespace: _write(out, namespace)):
+            lacks = {"lacks": str(count)} if isinstance(count, OSError) else {"flows": count}
+            out.record({"namespace": namespace.inode, **lacks})
+            answered = answered or not lacks.get("lacks")
+    if not answered:
+        raise Absent("no connection tracking: neither ctnetlink nor /proc/net/nf_conntrack answers in any namespace")
+
+
+def _write(out: ArtifactWriter, namespace: NetworkNamespace) -> int:
+    """Write the flows as they come, and return how many."""
+    count = 0
+    for flow in conntrack.flows():
+        out.record({"namespace": namespace.inode, **flow})
+        count += 1
+    return count

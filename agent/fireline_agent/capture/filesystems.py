@@ -21,7 +21,7 @@ _HANG_S: Final = 0.9  # a healthy one answers within milliseconds; a hanging one
 _FULL_PERCENT: Final = 95
 _REMOTE: Final = (b"fuse", b"nfs", b"cifs", b"smb", b"9p", b"ceph", b"afs", b"lustre", b"gfs2", b"ocfs2", b"virtiofs")
 # These have no space of their own, or are pictures of something else: asked too, but never called full.
-_NEVER_FULL: Final = (b"squashfs", b"iso9660", b"erofs", b"udf", b"cramfs", b"efivarfs", b"nsfs", b"overlay")
+_NEVER_FULL: Final = (b"squashfs", b"iso9660", b"erofs", b"udf", b"cramfs", b"efivarfs", b"nsfs")
 _ANSWER: Final = struct.Struct("=8Q")
 _MAX_LANES: Final = 64  # children at once: as many hanging file systems are still told within one wait
 
@@ -113,7 +113,9 @@ def _judge(mount: Mount, record: dict[str, Any]) -> Iterator[tuple[str, str, str
             f"; process {record['unkillable_pid']} waits for it and can't be ended" if record["unkillable_pid"] else ""
         )
         yield "warning", "filesystem-hangs", subject, f"{shown(mount.source)} gives no answer: {record['lacks']}{left}"
-    if mount.kind.startswith(_NEVER_FULL) or "size_bytes" not in record:
+    # An overlay has its upper layer's space: of a hundred containers' overlays, each would tell the same disk again.
+    is_repeated = mount.kind == b"overlay" and mount.point != b"/"
+    if is_repeated or mount.kind.startswith(_NEVER_FULL) or "size_bytes" not in record:
         return
     for key, what in (("used_percent", "space"), ("inodes_used_percent", "inodes")):
         if record[key] >= _FULL_PERCENT:

@@ -50,9 +50,10 @@ def _read(_: NetworkNamespace) -> dict[str, _Table]:
 
 
 def _table(read: Callable[[Netlink], Iterator[dict[str, Any]]], netlink: Netlink) -> _Table:
-    """One table; a kernel without it (no policy routing, no traffic control) says so in a record of its own."""
+    """One table. What it lacks is a record of its own: the kernel has no such table, or it changed meanwhile."""
     try:
-        return list(read(netlink))
+        records = list(read(netlink))
+        return [*records, {"changed_while_read": True}] if netlink.was_interrupted else records
     except NetlinkError as error:
         return [{"lacks": error.strerror}]
 
@@ -64,7 +65,7 @@ def _traffic(netlink: Netlink) -> Iterator[dict[str, Any]]:
 
 
 def _judge(namespace: NetworkNamespace, link: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    if "lacks" in link:
+    if "name" not in link:
         return
     subject = f"{link['name']} in netns {namespace.inode}"
     # A bridge or bond makes each of its ports promiscuous once; that one is no sniffer.

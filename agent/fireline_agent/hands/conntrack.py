@@ -23,8 +23,8 @@ _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 47: "gre", 58: 
 _STATUS: Final = {0x2: "seen-reply", 0x4: "assured", 0x8: "confirmed", 0x10: "source-nat", 0x20: "destination-nat"}
 
 
-def flows(table: Path = Path("/proc/thread-self/net/nf_conntrack")) -> tuple[str, list[dict[str, Any]]]:
-    """Every flow, as (method, flows). The text table serves where ctnetlink isn't.
+def flows(table: Path = Path("/proc/thread-self/net/nf_conntrack")) -> Iterator[dict[str, Any]]:
+    """Every flow, one at a time: a busy gateway has a million. The text table serves where ctnetlink isn't.
 
     Raises:
         FileNotFoundError: this kernel tracks no connections, or shows them in neither way.
@@ -32,10 +32,12 @@ def flows(table: Path = Path("/proc/thread-self/net/nf_conntrack")) -> tuple[str
     """
     try:
         with Netlink(NETLINK_NETFILTER) as netlink:
-            return "ctnetlink", [_flow(message) for message in netlink.dump(_GET_FLOWS, struct.pack("=4B", 0, 0, 0, 0))]
+            for message in netlink.dump(_GET_FLOWS, struct.pack("=4B", 0, 0, 0, 0)):
+                yield _flow(message)
     except NetlinkError:
-        lines = table.read_bytes().splitlines()
-        return "procfs", [{"line": line.decode(errors="backslashreplace")} for line in lines]
+        with table.open("rb") as lines:
+            for line in lines:
+                yield {"line": line.decode(errors="backslashreplace").rstrip()}
 
 
 def _flow(message: bytes) -> dict[str, Any]:

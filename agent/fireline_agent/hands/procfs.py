@@ -60,7 +60,6 @@ class Region(NamedTuple):
     start: int
     end: int
     permissions: str
-    offset: int
     device: str
     inode: int
     path: bytes
@@ -209,8 +208,8 @@ def parse_stat(raw: bytes) -> Stat | None:
 
 def parse_status(raw: bytes) -> dict[str, str]:
     """Parse /proc/PID/status into its lines; a newline in the name is escaped by the kernel."""
-    pairs = (line.partition(b":") for line in raw.splitlines())
-    return {key.decode(errors="replace"): value.strip().decode(errors="backslashreplace") for key, _, value in pairs}
+    lines = raw.decode(errors="backslashreplace").split("\n")
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def parse_maps(raw: bytes) -> Iterator[Region]:
@@ -220,15 +219,8 @@ def parse_maps(raw: bytes) -> Iterator[Region]:
         if len(parts) < 5:
             continue
         start, _, end = parts[0].partition(b"-")
-        yield Region(
-            start=int(start, 16),
-            end=int(end, 16),
-            permissions=parts[1].decode(),
-            offset=int(parts[2], 16),
-            device=parts[3].decode(),
-            inode=int(parts[4]),
-            path=parts[5] if len(parts) > 5 else b"",
-        )
+        path = parts[5] if len(parts) > 5 else b""
+        yield Region(int(start, 16), int(end, 16), parts[1].decode(), parts[3].decode(), int(parts[4]), path)
 
 
 def mounts(raw: bytes) -> Iterator[Mount]:
