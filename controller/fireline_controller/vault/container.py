@@ -11,6 +11,7 @@ seal.dsse.json                  name and SHA-256 of every entry before, in order
 The tar form is fixed (see tar), so the seal's names and hashes cover every bit of the file.
 """
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -90,7 +91,8 @@ async def _evidence(vault: Vault, evidence: Evidence, writer: _Writer) -> AsyncI
     yield writer.entry(f"{evidence.id}/{HOST_CHAIN}", host_chain)
     yield writer.entry(f"{evidence.id}/{RECEIPT}", evidence.receipt)
     yield writer.entry(f"{evidence.id}/{MANIFEST}", signed)
-    for artifact in open_manifest(signed, host_chain).artifacts:
+    manifest = await asyncio.to_thread(open_manifest, signed, host_chain)
+    for artifact in manifest.artifacts:
         pending = writer.head(f"{evidence.id}/{ARTIFACTS}{artifact.name}", artifact.size, artifact.sha256)
         async for data in vault.read_artifact(artifact):
             yield pending + data

@@ -46,8 +46,10 @@ class Disk:
         self.index = index
         self.reserve_bytes = reserve_bytes
         self.threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="vault")
-        for made in (folder, self.incoming, self.kept):
-            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for wanted in (folder, self.incoming, self.kept):
+            if not wanted.exists():
+                wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
+                packs.sync_folder(wanted.parent)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do blocking work in a thread of the vault's own."""

@@ -33,7 +33,7 @@ async def import_container(path: Path, ca_pem: bytes, vault: Vault) -> tuple[Evi
 
 async def _keep(path: Path, report: VerifyReport, evidence: Evidence, vault: Vault) -> None:
     signed = await asyncio.to_thread(_slice, path, report, f"{evidence.id}/{container.MANIFEST}")
-    manifest = open_manifest(signed, evidence.host_chain_pem.encode())
+    manifest = await asyncio.to_thread(open_manifest, signed, evidence.host_chain_pem.encode())
     async with vault.receive(f"import-{evidence.id}", manifest.artifacts, envelope=signed) as receiving:
         while ranges := await receiving.wanted():
             for artifact, index in _each(ranges):

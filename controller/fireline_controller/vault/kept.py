@@ -1,5 +1,7 @@
 """Verify evidence where it is kept: the same checks as of a container, on the vault's own bytes."""
 
+import asyncio
+
 from fireline_controller.model import Evidence, EvidenceError
 from fireline_controller.vault import container, receipts
 from fireline_controller.vault.vault import Vault
@@ -11,7 +13,8 @@ async def verify_kept(vault: Vault, evidence: Evidence, ca_pem: bytes) -> Verify
     problems: list[str] = []
     try:
         signed = await vault.read_manifest(evidence)
-        found, manifest = receipts.check(signed, evidence.receipt, evidence.host_chain_pem.encode(), ca_pem)
+        host_chain = evidence.host_chain_pem.encode()
+        found, manifest = await asyncio.to_thread(receipts.check, signed, evidence.receipt, host_chain, ca_pem)
     except EvidenceError as error:
         return VerifyReport((f"{evidence.id}/{error}",), (), 0, 0, None, {})
     if found != evidence:

@@ -9,7 +9,7 @@ and goes on where this ended).
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,7 @@ from fireline_controller.model import ChunkPlace, EvidenceError
 from fireline_controller.vault import packs
 from fireline_controller.vault.claims import Claim, Claims, until_over
 from fireline_controller.vault.disk import Disk
-from fireline_controller.vault.plan import ChunkRange, Slot, ranges, require_key, require_size, slots
+from fireline_controller.vault.plan import ChunkRange, Slot, ranges, require_key, require_size
 from fireline_wire.manifest import Artifact
 from fireline_wire.transfer import CHUNK_BYTES
 
@@ -41,12 +41,19 @@ class Receiving:
     """A transfer under way; made by `Vault.receive`."""
 
     def __init__(
-        self, disk: Disk, claims: Claims, key: str, artifacts: Sequence[Artifact], *, patience_s: float
+        self,
+        disk: Disk,
+        claims: Claims,
+        key: str,
+        artifacts: Sequence[Artifact],
+        wanted: Mapping[str, Slot],
+        *,
+        patience_s: float,
     ) -> None:
         self._key = require_key(key)
         self._disk = disk
         self._claims = claims
-        self._slots = slots(artifacts)
+        self._slots = wanted
         self._total_bytes = sum(a.size for a in artifacts)
         self._wholes = {a.name: _Whole(a) for a in artifacts if len(a.chunks) > 1}
         self._patience_s = patience_s

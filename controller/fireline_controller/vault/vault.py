@@ -13,7 +13,7 @@ from fireline_controller.model import ChunkPlace, Evidence, EvidenceError
 from fireline_controller.vault import packs
 from fireline_controller.vault.claims import Claims
 from fireline_controller.vault.disk import ChunkIndex, Disk
-from fireline_controller.vault.plan import batches
+from fireline_controller.vault.plan import batches, slots
 from fireline_controller.vault.receive import Receiving
 from fireline_wire.manifest import Artifact
 
@@ -57,7 +57,8 @@ class Vault:
             DiskFull: what is missing does not fit; nothing was fetched.
             StoreError: another process receives this key, or the folder can't be written.
         """
-        receiving = Receiving(self._disk, self._claims, key, artifacts, patience_s=self._patience_s)
+        wanted = await self._disk.run(slots, artifacts)
+        receiving = Receiving(self._disk, self._claims, key, artifacts, wanted, patience_s=self._patience_s)
         await receiving.open(envelope)
         try:
             yield receiving
