@@ -30,7 +30,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store.db"
     server: postgres.PostgresServer = request.getfixturevalue("postgres_server")
-    return server.database()
+    return server.empty()
 
 
 @pytest.fixture

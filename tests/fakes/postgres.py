@@ -7,8 +7,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
+
+import psycopg
 
 _HOME = Path("/usr/lib/postgresql")
 
@@ -27,13 +28,12 @@ def _owner() -> pwd.struct_passwd | None:
 
 
 class PostgresServer:
-    """A running server. `database` makes a new empty database and gives its URL."""
+    """A running server with one database."""
 
     def __init__(self, programs: Path, folder: Path, user: str | None) -> None:
         self._programs = programs
         self._folder = folder
         self._user = user
-        self._numbers = count(1)
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of the server's programs as the server's user (it refuses to run as root)."""
@@ -58,11 +58,24 @@ class PostgresServer:
         """Stop it as a power cut would, without waiting for anybody."""
         self.run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(self._folder / "data"))
 
-    def database(self) -> str:
-        """A new empty database, as a URL."""
-        name = f"fireline_{next(self._numbers)}"
-        self.run("createdb", "-h", str(self._folder), "-U", "fireline", name)
-        return f"postgresql://fireline@/{name}?host={self._folder}"
+    @property
+    def url(self) -> str:
+        """The URL of the server's database."""
+        return f"postgresql://fireline@/postgres?host={self._folder}"
+
+    def empty(self) -> str:
+        """Empty the database, whoever is still on it, and give its URL.
+
+        One database for all tests: each new one is 300 files, which a crash test and the clean-up then have to sync.
+        """
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+        return self.url
 
 
 @contextmanager
