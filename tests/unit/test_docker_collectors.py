@@ -324,11 +324,12 @@ def test_a_lying_list_harms_nothing(tmp_path: Path, listed: list[Any]) -> None:
 
 def test_thousands_of_containers_are_cut_with_a_word(tmp_path: Path) -> None:
     """An engine that lists more than a capture can hold is cut at the limit, and that is a finding."""
-    listed = [{"Id": f"{number:064x}", "Names": ["/n"]} for number in range(docker_containers.MAX_CONTAINERS + 1)]
+    count = docker_containers.MAX_CONTAINERS + 1
+    listed = [{"Id": f"{number:064x}", "Names": ["/n"], "State": "running"} for number in range(count)]
     sink = collect(tmp_path, {"parts": []}, {"/containers/json": listed})
 
-    assert sink.found("containers-left-out")[0].summary == "2001 containers to look into; only the first 2000 were"
-    assert len(sink.artifacts["docker/containers.jsonl"].records()) == 2001
+    assert sink.found("containers-left-out")[0].summary == "1001 containers to look into; only the first 1000 were"
+    assert len(sink.artifacts["docker/containers.jsonl"].records()) == 1001
 
 
 def test_the_output_limit_ends_the_collector(tmp_path: Path) -> None:
@@ -408,6 +409,13 @@ def test_the_engine_is_captured_whole(tmp_path: Path) -> None:
     assert sink.artifacts["docker/networks.jsonl"].records()[0]["Containers"] == {DB: {"Name": "shop-db-1"}}
     assert sink.artifacts["docker/volumes.jsonl"].records() == [{"Name": "data", "Options": {"password": "[masked]"}}]
     assert [(finding.severity, finding.code) for finding in sink.findings] == [("critical", "docker-api-exposed")]
+
+
+def test_an_old_engine_is_asked_in_its_own_way(tmp_path: Path) -> None:
+    """Engines before API 1.41 know no one-shot statistics; they are asked without, and answer a second later."""
+    sink = collect(tmp_path, {"parts": ["stats"]}, ROUTES | {"/version": {"ApiVersion": "1.40"}})
+
+    assert sink.artifacts["docker/stats.jsonl"].records()[0]["stats"] == {"memory_stats": {"usage": 7}}
 
 
 def test_only_the_parts_ordered_are_asked(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ MAX_ANSWER_BYTES: Final = 64 << 20  # parsed, this is several hundred MB: the co
 MAX_TIMEOUTS: Final = 3  # then the engine hangs, not one container: stop asking, so that what is known gets sealed
 _MAX_DETAIL: Final = 200  # of the engine's own words in a message
 
+_CONNECTIONS: Final = 16  # kept open for callers that ask from several threads
 _OLDEST_API: Final = "1.24"  # the SDK's own floor
+_ONE_SHOT_MINOR: Final = 41
 _API_VERSION: Final = re.compile(r"1\.\d{1,3}\Z")
 _ID: Final = re.compile(r"[0-9a-f]{64}\Z")
 _FRAME: Final = struct.Struct(">B3xI")  # Docker Engine API, "Stream format" of container attach
@@ -51,7 +53,10 @@ def is_id(value: Any) -> bool:
 
 
 class Engine:
-    """One engine behind a unix socket. Every method asks once, under limits of time and size; all raise EngineError."""
+    """One engine behind a unix socket. Every method asks once, under limits of time and size; all raise EngineError.
+
+    Several threads may ask at once.
+    """
 
     def __init__(self, path: Path, client: Any) -> None:
         self._path = path
@@ -83,9 +88,13 @@ class Engine:
         return self._ask(f"changes {container[:12]}", lambda: self._client.diff(container) or [], list)
 
     def stats(self, container: str) -> dict[str, Any]:
-        """A running container's counters, once, without the second of waiting that a rate would need."""
-        ask = lambda: self._client.stats(container, stream=False, one_shot=True)  # noqa: E731  # as its siblings, too long
-        return self._ask(f"stats {container[:12]}", ask, dict)
+        """A running container's counters, once, without the second of waiting that a rate would need.
+
+        Engines before 23 wait for it all the same.
+        """
+        options = {"one_shot": True} if int(self._client.api_version.partition(".")[2]) >= _ONE_SHOT_MINOR else {}
+        what = f"stats {container[:12]}"
+        return self._ask(what, lambda: self._client.stats(container, stream=False, **options), dict)
 
     def images(self) -> list[Any]:
         """All images, with the intermediate ones left out."""
@@ -164,7 +173,7 @@ def connect(path: Path, *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Engine
     try:
         with _explained(path, "version"):
             version = _api_version(first.version(api_version=False))
-            client = client_class(base_url=base_url, version=version, timeout=timeout_s)
+            client = client_class(base_url=base_url, version=version, timeout=timeout_s, max_pool_size=_CONNECTIONS)
     finally:
         first.close()
     engine = Engine(path, client)
