@@ -3,9 +3,10 @@
 Leaves to others: which processes there are and in what order they are read (processes).
 """
 
-import re
+from functools import lru_cache
 from typing import Any, Final
 
+from fireline_agent.capture import secrets
 from fireline_agent.hands import procfs
 from fireline_agent.hands.procfs import Process
 
@@ -21,8 +22,6 @@ _CAPABILITIES: Final = (
 _CAPABILITY_SETS: Final = {
     "inheritable": "CapInh", "permitted": "CapPrm", "effective": "CapEff", "bounding": "CapBnd", "ambient": "CapAmb",
 }  # fmt: skip
-_SECRET_NAME: Final = re.compile(rb"PASS|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
-_URL_PASSWORD: Final = re.compile(rb"(://[^/\s:@]*:)[^@\s]+@")
 _ALL_CAPABILITIES: Final = (1 << len(_CAPABILITIES)) - 1
 
 
@@ -47,11 +46,11 @@ def environment(process: Process) -> list[tuple[bytes, bytes]]:
 
 
 def shown(entries: list[tuple[bytes, bytes]], *, mask: bool) -> list[str]:
-    """The environment as `NAME=value` lines, with secrets masked: of a masked value only its length is told."""
-    return [
-        (name + b"=" + (_masked(name, value) if mask else value)).decode(errors="backslashreplace")
-        for name, value in entries
-    ]
+    """The environment as `NAME=value` lines, with secrets masked if wanted."""
+    pairs = (
+        (name.decode(errors="backslashreplace"), value.decode(errors="backslashreplace")) for name, value in entries
+    )
+    return [f"{name}={_masked(name, value) if mask else value}" for name, value in pairs]
 
 
 def files(process: Process) -> dict[str, Any]:
@@ -100,10 +99,9 @@ def figures(raw: bytes | None) -> dict[str, int]:
     return {name: int(value) for name, _, value in pairs if value.strip().isdecimal()}
 
 
-def _masked(name: bytes, value: bytes) -> bytes:
-    if _SECRET_NAME.search(name) and value:
-        return b"(masked, %d bytes)" % len(value)
-    return _URL_PASSWORD.sub(rb"\1(masked)@", value)
+@lru_cache(maxsize=4096)  # most of an environment is the same in every process, and the rule has many patterns
+def _masked(name: str, value: str) -> str:
+    return secrets.mask(name, value)
 
 
 def _mapped(region: procfs.Region, permissions: set[str]) -> dict[str, Any]:
@@ -119,6 +117,7 @@ def _numbers(value: str | None) -> list[int]:
     return [int(word) for word in (value or "").split()]
 
 
+@lru_cache(maxsize=256)  # a host has a handful of different sets, and every process five of them
 def _capabilities(value: str) -> str | list[str]:
     """The names in a set; `all` for every one that there is."""
     bits = int(value, 16)
