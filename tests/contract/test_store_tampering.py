@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from fireline_controller import journal
 from fireline_controller.model import Entry, Line
-from fireline_controller.store import Store
+from fireline_controller.store import Store, Transaction
 from tests.contract.conftest import KEY
 from tests.contract.test_store import NOW
 
@@ -87,6 +87,22 @@ def test_i7_a_cut_off_end_is_on_record_when_the_journal_goes_on(store: Store, sh
     proof = journal.open_checkpoint(damage.data["anchor"].encode(), KEY.public_key())
     assert (proof.seq, proof.hash) == (10, last.hash)
     assert store.verify_now().problems == (f"line 8 records a damage: {damage.summary}",)
+
+
+def test_i7_an_entry_that_is_refused_does_not_hide_a_cut_off_end(store: Store, shell: Shell) -> None:
+    """I7: work that catches the refusal and journals something else still tells of the lines that are gone."""
+    _ten(store)
+    shell("DELETE FROM journal WHERE seq > 7")
+
+    def work(tx: Transaction) -> None:
+        with pytest.raises(ValueError, match="JSON has no such number"):
+            tx.append(Entry("incident.note", "alice", NOW, "bad", data={"load": float("nan")}))
+        tx.append(Entry("incident.note", "alice", NOW, "good"))
+
+    store.run_now(work)
+
+    (problem,) = store.verify_now().problems
+    assert problem.startswith("line 8 records a damage: lines 8 to 10 were cut off the journal")
 
 
 def test_i7_replaced_last_lines_are_on_record_when_the_journal_goes_on(

@@ -57,17 +57,17 @@ class RecordVerbs(Verbs):
             lines.append(journal.line(entry, seq=number, previous_hash=previous))
             previous = lines[-1].hash
         self._connection.execute(insert(schema.lines), [_line_row(line) for line in lines])
-        self._recorded = replace(self._recorded, last=lines[-1])
+        # Only now: an entry that was refused above leaves the damage to be found by the next append.
+        found = self.found_damage or bool(damage)
+        self._recorded = replace(self._recorded, last=lines[-1], is_anchor_compared=True, found_damage=found)
         return tuple(lines[len(damage) :])
 
     def _damage(self, at: datetime) -> tuple[Entry, ...]:
         if self._recorded.is_anchor_compared or self._anchor is None:
             return ()
-        self._recorded = replace(self._recorded, is_anchor_compared=True)
         problem, proof = _compare(self._anchor, self)
         if not problem:
             return ()
-        self._recorded = replace(self._recorded, found_damage=True)
         seq, line_hash = self.head()
         data = {"found_seq": seq, "found_hash": line_hash, "anchor": proof}
         return (Entry(kind=journal.DAMAGED, actor="fireline", at=at, summary=problem, data=data),)
