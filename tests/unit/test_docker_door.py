@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fireline_agent.hands.docker import MAX_TIMEOUTS, EngineAbsent, EngineError, connect, frames
@@ -141,6 +141,7 @@ def test_the_sdk_is_not_imported_before_an_engine_is_there() -> None:
     pieces=st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40)), max_size=8),
     cuts=st.lists(st.integers(0, 400), max_size=6),
 )
+@settings(deadline=None)
 def test_frames_survive_any_cut(pieces: list[tuple[int, bytes]], cuts: list[int]) -> None:
     """However the stream is cut into reads, each stream's bytes come out whole and in order."""
     raw = b"".join(struct.pack(">B3xI", stream, len(payload)) + payload for stream, payload in pieces)

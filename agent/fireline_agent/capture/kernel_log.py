@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from fireline_agent.capture.collector import Absent, Context, Sink, text
 from fireline_agent.capture.params import refuse_unknown
+from fireline_agent.capture.printable import printable
 from fireline_agent.hands import kmsg
 
 VERSION: Final = "1"
@@ -55,12 +56,8 @@ class _Signs:
     def report(self, sink: Sink) -> None:
         for severity, code, _, meaning in _SIGNS:
             if code in self.seen:
-                summary = f"{meaning} ({self.seen[code]} lines); the last: {_printable(self.last[code][:200])}"
+                summary = f"{meaning} ({self.seen[code]} lines); the last: {printable(self.last[code])}"
                 sink.finding(severity, code, "kernel log", summary)
-
-
-def _printable(line: str) -> str:
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in line)
 
 
 def collect(context: Context, sink: Sink) -> None:

@@ -68,7 +68,7 @@ def _listed_module(words: list[str]) -> tuple[str, dict[str, Any]]:
     words = words + ["-"] * (6 - len(words))
     taints = words[6].strip("()") if len(words) > 6 else ""
     return words[0], {
-        "size": int(words[1]) if words[1].isdigit() else 0,
+        "size": int(words[1]) if words[1].isdecimal() else 0,
         "references": words[2],
         "used_by": [user for user in words[3].split(",") if user not in ("", "-")],
         "state": words[4],
