@@ -14,8 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fireline_controller import pki
+from fireline_controller import pki, state
 from fireline_controller.model import Host
+from fireline_controller.store import Transaction
 from fireline_wire.tls import Credentials
 
 GENERATION = 1
@@ -26,7 +27,10 @@ _HOSTS_IN_A_NETWORK = 250
 
 @dataclass(frozen=True)
 class Grounds:
-    """A folder with `ca.pem`, `controller.key`, `controller.pem`, `agents.key`, `agents.pem` (a leaf for each host)."""
+    """A folder with `ca.pem`, `controller.key`, `controller.pem`, `agents.key`, `agents.pem` (a leaf for each host).
+
+    `state` in it is a controller's state folder that has all hosts enrolled.
+    """
 
     folder: Path
     hosts: tuple[Host, ...]
@@ -59,16 +63,19 @@ def laid(agents: int, *, port: int = 7700) -> Iterator[Grounds]:
     with tempfile.TemporaryDirectory(prefix="fireline-bench-") as name:
         folder = Path(name)
         now = datetime.now(UTC)
-        authority = pki.create(folder / "pki", operator="bench", now=now)
+        made = state.make(folder / "state", operator="bench", now=now)
+        assert made is not None
         places = [
             (f"h{n}", f"127.{77 + n // 62500}.{n // _HOSTS_IN_A_NETWORK % 250}.{n % _HOSTS_IN_A_NETWORK + 1}:{port}")
             for n in range(agents)
         ]
-        _write_keys(folder, authority, [name for name, _ in places], now)
+        _write_keys(folder, made.authority, [name for name, _ in places], now)
         (folder / "addresses").write_text("".join(f"{address.replace(':', ' ')}\n" for _, address in places))
         raw = {"hosts": places, "at": now.isoformat(), "until": (now + LIFETIME).isoformat()}
         (folder / "hosts.json").write_text(json.dumps(raw))
-        yield Grounds.load(folder)
+        grounds = Grounds.load(folder)
+        _enrol(made, grounds.hosts)
+        yield grounds
 
 
 def compiled(folder: Path, name: str) -> Path:
@@ -110,6 +117,18 @@ def stand_ins(grounds: Grounds, kind: str, *, mute_every: int = 0, mute_how: str
         finally:
             assert served.stdin is not None
             served.stdin.close()  # which ends it
+
+
+def _enrol(opened: state.State, hosts: tuple[Host, ...]) -> None:
+    def record(tx: Transaction) -> None:
+        for host in hosts:
+            tx.put_host(host)
+
+    store = opened.open_store()
+    try:
+        store.run_now(record)
+    finally:
+        store.close()
 
 
 def _write_keys(folder: Path, authority: pki.Authority, names: list[str], now: datetime) -> None:

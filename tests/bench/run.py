@@ -74,12 +74,16 @@ class Plan:
 
 
 def fanout(plan: Plan) -> Report:
-    """A no-op to so many agents, cold and warm, against the same echo in uvloop and in C."""
-    seen: dict[str, list[dict[str, Any]]] = {"fleet": [], "uvloop_echo": [], "c_echo": []}
+    """A no-op to so many agents, cold and warm, against the same echo in uvloop and in C.
+
+    `fleet` is the hosts' room with the fan-out alone, `engine` the whole controller with journal and store.
+    """
+    seen: dict[str, list[dict[str, Any]]] = {"fleet": [], "engine": [], "uvloop_echo": [], "c_echo": []}
     with laid(plan.agents) as grounds:
         for _ in range(plan.repetitions):
             with stand_ins(grounds, "grpc"):
-                seen["fleet"].append(_measure("fleet", grounds, rounds=plan.rounds))
+                for product in ("fleet", "engine"):
+                    seen[product].append(_measure(product, grounds, rounds=plan.rounds))
             with stand_ins(grounds, "echo"):
                 for floor in ("uvloop_echo", "c_echo"):
                     seen[floor].append(_measure(floor, grounds, rounds=plan.rounds))
@@ -88,17 +92,25 @@ def fanout(plan: Plan) -> Report:
         name: Figure.of(f"{name} warm", "ms", [statistics.median(run["warm_s"]) * 1e3 for run in runs])
         for name, runs in seen.items()
     }
-    missing = sum(run["not_ok"] for run in seen["fleet"])
+    cpu = {
+        name: Figure.of(f"{name} warm CPU of a call", "us", [run["cpu_warm_s"] / plan.agents * 1e6 for run in runs])
+        for name, runs in seen.items()
+        if name != "c_echo"
+    }
+    ratios = [
+        Ratio(f"{product} {what} / {floor} {what}", found[product].median / found[floor].median, goal)
+        for product in ("fleet", "engine")
+        for what, found, floor, goal in (
+            ("warm", warm, "uvloop_echo", 2.5),
+            ("warm", warm, "c_echo", 9),
+            ("cold", cold, "c_echo", 1.35),
+        )
+    ]
+    missing = sum(run["not_ok"] for product in ("fleet", "engine") for run in seen[product])
     return Report(
         f"fan-out of a no-op to {plan.agents} agents over mutual TLS",
-        (*cold.values(), *warm.values()),
-        (
-            Ratio("warm / uvloop TLS echo", warm["fleet"].median / warm["uvloop_echo"].median, 2.5),
-            Ratio("warm / C TLS echo", warm["fleet"].median / warm["c_echo"].median, 9),
-            Ratio("cold / uvloop TLS connect and echo", cold["fleet"].median / cold["uvloop_echo"].median, 1.35),
-            Ratio("cold / C TLS connect and echo", cold["fleet"].median / cold["c_echo"].median, 1.35),
-            Ratio("hosts not ok", missing, 0),
-        ),
+        (*cold.values(), *warm.values(), *cpu.values()),
+        (*ratios, Ratio("hosts not ok", missing, 0)),
     )
 
 

@@ -16,7 +16,10 @@ from typing import Any
 
 import uvloop
 
+from fireline_controller import state
 from fireline_controller.config import Fanout
+from fireline_controller.daemon import Controller
+from fireline_controller.engine import TargetSpec, Wish
 from fireline_controller.fanout import Budget, Limits, fan_out
 from fireline_controller.hosts import Command, Fleet, raise_descriptor_limit
 from fireline_controller.model import Host, HostOutcome, Outcome
@@ -54,6 +57,25 @@ async def fleet(grounds: Grounds, *, rounds: int, deadline_s: float = 30, cold_d
     return times
 
 
+async def engine(grounds: Grounds, *, rounds: int) -> Times:
+    """The whole controller: target, confirmation, journal and store around the fan-out, as `fireline host ping`."""
+    opened = state.open_state(grounds.folder / "state")
+    store = opened.open_store()
+    controller = Controller(opened, store)
+    everybody = TargetSpec(("all",))
+
+    async def once() -> tuple[HostOutcome, ...]:
+        target, _ = await controller.engine.resolve(everybody)
+        wish = Wish("bench", everybody, reason="measuring", confirmed_sha256=target.sha256, host_deadline_s=30)
+        return tuple([news async for news in controller.engine.ping(wish) if isinstance(news, HostOutcome)])
+
+    try:
+        return await timed(once, once, rounds)
+    finally:
+        await controller.close()
+        store.close()
+
+
 async def timed(first: Once, once: Once, rounds: int) -> Times:
     """Time one cold round and several warm ones, and count what was not ok in the last."""
     began, cpu = time.perf_counter(), time.process_time()
@@ -82,6 +104,7 @@ async def c_echo(grounds: Grounds, *, rounds: int) -> Times:
 
 SUBJECTS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "fleet": fleet,
+    "engine": engine,
     "uvloop_echo": uvloop_echo,
     "c_echo": c_echo,
     "socket_bare": transfers.socket_bare,

@@ -35,6 +35,14 @@ async def test_stand_ins_answer_the_product(grounds: Grounds) -> None:
     assert len(times.warm_s) == 3
 
 
+async def test_stand_ins_answer_the_whole_controller(grounds: Grounds) -> None:
+    """All of them are enrolled in the store that comes with the grounds."""
+    with stand_ins(grounds, "grpc"):
+        times = await subjects.engine(grounds, rounds=1)
+
+    assert times.not_ok == 0
+
+
 async def test_a_mute_stand_in_costs_its_own_deadline(grounds: Grounds) -> None:
     """Every fifth takes the connection and never answers; the others do."""
     with stand_ins(grounds, "grpc", mute_every=5):
@@ -89,7 +97,7 @@ def test_a_run_prints_ratios_and_writes_json(tmp_path: Path, capsys: pytest.Capt
     assert run.main(["fanout", "mute", *small, "--json", str(file)]) == 0
 
     said = capsys.readouterr().out
-    assert "warm / uvloop TLS echo" in said and "goal ≤ 2.5" in said
+    assert "engine warm / uvloop_echo warm" in said and "goal ≤ 2.5" in said
     assert [report["title"] for report in json.loads(file.read_text())["reports"]] == [
         "fan-out of a no-op to 10 agents over mutual TLS",
         "10 agents, every fifth mute, deadline 1 s",
