@@ -23,7 +23,7 @@ _REMOTE: Final = (b"fuse", b"nfs", b"cifs", b"smb", b"9p", b"ceph", b"afs", b"lu
 # These have no space of their own, or are pictures of something else: asked too, but never called full.
 _NEVER_FULL: Final = (b"squashfs", b"iso9660", b"erofs", b"udf", b"cramfs", b"efivarfs", b"nsfs")
 _ANSWER: Final = struct.Struct("=8Q")
-_MAX_LANES: Final = 64  # children at once: as many hanging file systems are still told within one wait
+_MAX_LANES: Final = 32  # children at once, well below the processes a collector may have: each tells one that hangs
 
 
 def collect(context: Context, sink: Sink) -> None:
