@@ -23,7 +23,7 @@ _SYSLOG_LINE: Final = re.compile(rb"<(\d+)>(?:\[ *(\d+)\.(\d{6})\] )?(.*)", re.D
 
 # What stands out: severity, code, the line, and what it means.
 _SIGNS: Final = (
-    ("critical", "kernel-oom-kill", r"Killed process \d+ \(.*?\)", "the kernel ran out of memory and killed processes"),
+    ("critical", "kernel-oom-kill", r"Killed process \d+ \(.*?\)", "the kernel killed processes for want of memory"),
     ("critical", "kernel-bug", r"kernel BUG at|\bOops: |Kernel panic|BUG: ", "the kernel itself failed"),
     (
         "critical",
