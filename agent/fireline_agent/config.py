@@ -81,6 +81,11 @@ class Config:
         return cls(**typed(path, read_toml(path), {f.name: f.type for f in fields(cls)}))
 
     @property
+    def keys(self) -> Path:
+        """This host's key and certificates."""
+        return self.state / "keys"
+
+    @property
     def spool(self) -> Path:
         """Where captures are kept until the controller has them."""
         return self.state / "spool"

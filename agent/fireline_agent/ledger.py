@@ -28,11 +28,15 @@ _SPARE: Final = 0.25  # the file is rewritten when it holds so much more than it
 
 @dataclass(frozen=True)
 class Command:
-    """What the ledger remembers of a request. `content` is a digest: the same id must come with the same one."""
+    """What the ledger remembers of a request. `content` is a digest: the same id must come with the same one.
+
+    `fence_token` is None for a command that only observes: such commands may overtake one another, and nothing that
+    a newer one decided is undone by an older one.
+    """
 
     request_id: str
     content: bytes
-    fence_token: int
+    fence_token: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.request_id) <= MAX_REQUEST_ID or not self.request_id.isprintable():
@@ -148,7 +152,7 @@ class Ledger:
         return Known(self._result(entry))
 
     def _refuse_fenced(self, command: Command) -> None:
-        if command.fence_token < self._fence_token:
+        if command.fence_token is not None and command.fence_token < self._fence_token:
             raise RefusedError(
                 "fenced",
                 f"fence token {command.fence_token} is older than {self._fence_token}, which this host has seen",
@@ -240,7 +244,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _begun(command: Command) -> dict[str, Any]:
-    return {"id": command.request_id, "content": command.content.hex(), "fence": command.fence_token}
+    return {"id": command.request_id, "content": command.content.hex(), "fence": command.fence_token or 0}
 
 
 def _text(result: bytes) -> str:

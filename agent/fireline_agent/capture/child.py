@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 
 from fireline_agent.capture.collector import Absent, Context, OutputLimit, Roots
 from fireline_agent.capture.order import CollectorOrder, Folder, Order
-from fireline_agent.capture.sink import FolderSink
+from fireline_agent.capture.sink import FolderSink, clean
 from fireline_agent.hands import process
 from fireline_agent.hands.cgroup import Group
 
@@ -61,7 +61,7 @@ def run(task: Task) -> NoReturn:
         )
         _confine(task, sink)
         outcome, detail = _collect(task, sink)
-        sink.note("result", status=outcome, detail=detail[:_MAX_DETAIL])
+        sink.note("result", status=outcome, detail=clean(detail, _MAX_DETAIL))
         status = 0
     except BaseException:  # noqa: BLE001 -- the edge of the process: nothing above but the parent's stack
         traceback.print_exc()

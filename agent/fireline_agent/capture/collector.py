@@ -36,6 +36,10 @@ COLLECTORS: Final[Mapping[str, str]] = {
     "system": "fireline_agent.capture.system",
 }
 
+# Collectors that ask a service of the host rather than its kernel: they don't wait for those before them in an order,
+# nor those after them for them, so that a slow Docker Engine does not hold up what is more volatile.
+BESIDE: Final = frozenset({"docker_containers", "docker_engine"})
+
 
 class Absent(Exception):
     """What the collector reads is not on this host; the message says what was looked for and where."""

@@ -64,7 +64,7 @@ class Running:
         self.unkillable_pids: set[int] = set()
         self.partial_reason = ""
         self._news: list[News] = []
-        self._is_over = False
+        self.is_over = False
         self._failure: RefusedError | None = None
         # Set at the next change and then replaced by a fresh one.
         self._changed = asyncio.Event()
@@ -82,7 +82,7 @@ class Running:
             for news in self._news[told:]:
                 told += 1
                 yield news
-            if told == len(self._news) and self._is_over:
+            if told == len(self._news) and self.is_over:
                 break
             if changed is self._changed:
                 await changed.wait()
@@ -106,7 +106,7 @@ class Running:
 
     def end(self, failure: RefusedError | None) -> None:
         """Nothing more will come."""
-        self._is_over, self._failure = True, failure
+        self.is_over, self._failure = True, failure
         self.stopped.set()
         self._wake()
 

@@ -25,6 +25,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fireline_agent.capture.order import Folder, Order, lines, timestamp
 from fireline_agent.capture.sink import Digests
+from fireline_agent.hands import facts
+from fireline_agent.hands.facts import Facts
 from fireline_agent.ledger import sync_folder
 from fireline_wire import envelope
 from fireline_wire.manifest import MAX_ARTIFACTS, PAYLOAD_TYPE, Artifact, CollectorRun, Finding, Manifest
@@ -35,15 +37,14 @@ _READ_BYTES: Final = 1 << 20
 _UNKNOWN_TIME: Final = "1970-01-01T00:00:00.000000Z"
 
 
-def seal(folder: Folder, key: EllipticCurvePrivateKey, *, partial_reason: str, boot_id: str, machine_id: str) -> None:
+def seal(folder: Folder, key: EllipticCurvePrivateKey, *, partial_reason: str, machine: Facts) -> None:
     """Write the signed manifest and the answer, durably; a capture that is sealed already stays as it is.
 
     Args:
         folder: the capture; its worker has ended.
         key: the host's key.
         partial_reason: why not everything that was ordered could run; empty where it could.
-        boot_id: of the running kernel, written as it is.
-        machine_id: from /etc/machine-id, written as it is.
+        machine: what this host is.
     """
     if folder.sealed.exists():
         return
@@ -60,8 +61,8 @@ def seal(folder: Folder, key: EllipticCurvePrivateKey, *, partial_reason: str, b
         reason=order.reason,
         profile=order.profile,
         agent_version=order.agent_version,
-        boot_id=boot_id,
-        machine_id=machine_id,
+        boot_id=machine.boot_id,
+        machine_id=machine.machine_id,
         started_at=order.started_at,
         ended_at=timestamp(time.time()),
         clock_offset_ns=order.clock_offset_ns,
@@ -229,13 +230,6 @@ def _alone(folder: Folder) -> Iterator[None]:
         yield
 
 
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
 def main() -> None:
     """Seal the capture in the folder named by the first argument with the key in the file named by the second."""
     folder, key_path = Folder(Path(sys.argv[1])), Path(sys.argv[2])
@@ -250,8 +244,7 @@ def main() -> None:
                 folder,
                 key,
                 partial_reason=word["partial_reason"],
-                boot_id=_text("/proc/sys/kernel/random/boot_id"),
-                machine_id=_text("/etc/machine-id"),
+                machine=facts.read(),
             )
     except OSError as error:
         traceback.print_exc()

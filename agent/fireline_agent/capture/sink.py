@@ -155,7 +155,7 @@ class FolderSink:
         self._admit(name)
         file = f"{self._index:03}-{len(self._names):05}"
         writer = FileWriter(self._folder.files / file, self._allowance)
-        opened = {"artifact": name, "file": file, "source": _clean(source, 4096), "method": _clean(method, 200)}
+        opened = {"artifact": name, "file": file, "source": clean(source, 4096), "method": clean(method, 200)}
         self.note("opened", **opened)
         try:
             yield writer
@@ -174,7 +174,7 @@ class FolderSink:
             severity, code, subject = "warning", "too-many-findings", ""
             summary = f"more than {self._max_findings - 1} findings; the rest stands in the artifacts only"
         if self._findings <= self._max_findings:
-            texts = {"code": _clean(code, 100), "subject": _clean(subject, 500), "summary": _clean(summary, 1000)}
+            texts = {"code": clean(code, 100), "subject": clean(subject, 500), "summary": clean(summary, 1000)}
             self.note("finding", severity=severity, **texts)
 
     def note(self, event: str, **fields: Any) -> None:
@@ -193,7 +193,7 @@ class FolderSink:
         self._names.add(name)
 
 
-def _clean(text: str, limit: int) -> str:
+def clean(text: str, limit: int) -> str:
     """Text that every reader can encode, cut to the manifest's limit. Names from the host may hold any byte."""
     return text.encode("utf-8", "backslashreplace").decode()[:limit]
 
@@ -208,7 +208,7 @@ def _bounded(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
-        return _clean(value, MAX_FACTS_BYTES)
+        return clean(value, MAX_FACTS_BYTES)
     if isinstance(value, list):
         return [_cleaned(v) for v in value]
-    return {_clean(k, MAX_FACTS_BYTES): _cleaned(v) for k, v in value.items()} if isinstance(value, dict) else value
+    return {clean(k, MAX_FACTS_BYTES): _cleaned(v) for k, v in value.items()} if isinstance(value, dict) else value

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from fireline_agent.capture import child
 from fireline_agent.capture.order import CollectorOrder, Folder, Order, lines, timestamp
+from fireline_agent.capture.sink import clean
 from fireline_agent.hands import process
 from fireline_agent.hands.cgroup import Group, GroupLimits
 from fireline_wire.manifest import MAX_ARTIFACTS
@@ -33,6 +34,7 @@ from fireline_wire.manifest import MAX_ARTIFACTS
 _TERM_GRACE_S: Final = 0.3  # for a collector to close its artifacts after its time is over
 _KILL_GRACE_S: Final = 0.7  # for the kernel to end what was killed; what is left then is in uninterruptible sleep
 _WATCH_S: Final = 0.02  # between two looks at a group that is being emptied
+_MAX_DETAIL: Final = 4000  # characters; the manifest takes 4096
 _MAX_FINDINGS: Final = 500  # per collector; the manifest takes 10,000
 
 
@@ -261,7 +263,7 @@ class Worker:
                 "event": "ended",
                 "index": running.index,
                 "status": status,
-                "detail": detail,
+                "detail": clean(detail, _MAX_DETAIL),
                 "version": running.version,
                 "started_at": timestamp(running.started_at),
                 "at": timestamp(time.time()),
@@ -278,7 +280,14 @@ class Worker:
         now = timestamp(time.time())
         nothing = {"version": "", "wall_ms": 0, "cpu_ms": 0, "artifacts": 0, "total_bytes": 0, "unkillable": []}
         self._emit(
-            {"event": "ended", "index": index, "status": status, "detail": detail, "started_at": now, "at": now}
+            {
+                "event": "ended",
+                "index": index,
+                "status": status,
+                "detail": clean(detail, _MAX_DETAIL),
+                "started_at": now,
+                "at": now,
+            }
             | nothing
         )
 

@@ -1,0 +1,1 @@
+"""The agent's services over mutual TLS. Imported by main only."""

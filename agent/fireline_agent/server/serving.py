@@ -1,0 +1,207 @@
+"""Put the agent together, serve, and stop in order. Leaves to others: the process and its signals (main)."""
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+
+from fireline_agent.capture.runner import Runner, Running
+from fireline_agent.capture.spool import Spool
+from fireline_agent.config import Config
+from fireline_agent.errors import ConfigError
+from fireline_agent.hands import cgroup, facts
+from fireline_agent.keys import KEY, KeyFolder
+from fireline_agent.ledger import Ledger
+from fireline_agent.policy import Policy
+from fireline_agent.server.capture import CaptureService
+from fireline_agent.server.commands import Commands
+from fireline_agent.server.edge import Places
+from fireline_agent.server.events import Events
+from fireline_agent.server.host import Described, HostService
+from fireline_agent.server.orders import Terms
+from fireline_agent.server.transfer import Transfer
+from fireline_wire import tls
+from fireline_wire.guard import DenyList, RoleGuard
+from fireline_wire.identity import Role
+from fireline_wire.transfer import CHANNEL_ARGUMENTS
+from fireline_wire.v1 import capture_pb2_grpc, host_pb2, host_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+_ARGUMENTS: Final = (
+    ("grpc.so_reuseport", 0),  # a second agent on the port is an error, not a lottery
+    # Without both, a controller's keep-alive on an idle channel is taken for abuse.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    *CHANNEL_ARGUMENTS,
+)
+_COMMAND_THREADS: Final = 4
+_BULK_THREADS: Final = 4
+_EXPIRY_S: Final = 3600.0
+_CLOSING_S: Final = 2.0  # for calls in work after the drain; evidence that is cut off is resumed
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the services of one agent share."""
+
+    config: Config
+    policy: Policy
+    registry: Mapping[str, str]
+    keys: KeyFolder
+    ledger: Ledger
+    spool: Spool
+    hierarchy: cgroup.Hierarchy
+    # Threads for commands and threads for bytes: no command waits behind a transfer (I9).
+    control: Executor
+    bulk: Executor
+
+
+async def serve(
+    config: Config, *, registry: Mapping[str, str], stop: asyncio.Event, on_ready: Callable[[str], None]
+) -> None:
+    """Serve until told to stop, then drain.
+
+    Args:
+        config: the settings.
+        registry: collector name -> module.
+        stop: set it to end.
+        on_ready: called with the address that is listened on.
+
+    Raises:
+        ConfigError: keys, policy or the address can't be used.
+    """
+    with ExitStack() as stack:
+        parts = _open(config, registry, stack)
+        events = Events()
+        async with asyncio.TaskGroup() as tasks:
+            capture, server = _build(parts, events, tasks)
+            await capture.recover(parts.ledger.unfinished())
+            async with _listening(server, parts) as address:
+                # What lives now lives for good: the collector need not look at it again.
+                gc.collect()
+                gc.freeze()
+                on_ready(address)
+                expiring = tasks.create_task(_expire(parts))
+                await stop.wait()
+                events.tell(host_pb2.HostEvent.KIND_DRAINING)
+                await capture.drain(within_s=config.drain_s)
+                expiring.cancel()
+
+
+def _open(config: Config, registry: Mapping[str, str], stack: ExitStack) -> Parts:
+    policy = Policy.read(config.policy)
+    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keys = KeyFolder.open(config.keys)
+    ledger = Ledger.open(config.state / "ledger", limit=config.ledger_entries)
+    stack.callback(ledger.close)
+    return Parts(
+        config=config,
+        policy=policy,
+        registry=registry,
+        keys=keys,
+        ledger=ledger,
+        spool=Spool(config.spool, limit_bytes=config.spool_limit_bytes, reserve_bytes=config.spool_reserve_bytes),
+        hierarchy=cgroup.prepare(_group_name(config)),
+        control=stack.enter_context(ThreadPoolExecutor(_COMMAND_THREADS, "command")),
+        bulk=stack.enter_context(ThreadPoolExecutor(_BULK_THREADS, "bulk")),
+    )
+
+
+def _group_name(config: Config) -> str:
+    """The same after a restart, so that groups left behind are found; never that of another agent on this machine."""
+    state = config.state.stat()
+    return f"fireline-{state.st_dev:x}-{state.st_ino:x}"
+
+
+def _build(parts: Parts, events: Events, tasks: asyncio.TaskGroup) -> tuple[CaptureService, grpc.aio.Server]:
+    config = parts.config
+    deny = DenyList(*parts.keys.denied())
+    commands = Commands(parts.ledger, parts.control)
+    places = Places("commands", config.command_slots)
+    runner = Runner(
+        parts.spool,
+        key_path=config.keys / KEY,
+        threads=parts.control,
+        tasks=tasks,
+        on_change=lambda running: _tell(events, running),
+    )
+    machine = facts.read()
+    collectors = [name for name in sorted(parts.registry) if parts.policy.allows_collector(name)]
+    host = HostService(
+        Described(machine, collectors, parts.hierarchy),
+        keys=parts.keys,
+        deny=deny,
+        spool=parts.spool,
+        commands=commands,
+        events=events,
+        places=places,
+        watchers=Places("watching", config.command_slots),
+    )
+    capture = CaptureService(
+        Terms(config, parts.policy, parts.registry, parts.hierarchy, os.getpid()),
+        keys=parts.keys,
+        spool=parts.spool,
+        runner=runner,
+        commands=commands,
+        threads=parts.bulk,
+        tasks=tasks,
+        streams=Places("following captures", config.command_slots),
+        places=places,
+    )
+    transfer = Transfer(
+        policy=parts.policy,
+        spool=parts.spool,
+        threads=parts.bulk,
+        places=Places("transfers", config.transfer_slots),
+        idle_s=config.transfer_idle_s,
+    )
+    return capture, _server(deny, host, capture, transfer)
+
+
+def _server(deny: DenyList, host: HostService, capture: CaptureService, transfer: Transfer) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=[RoleGuard({Role.CONTROLLER}, deny)], options=_ARGUMENTS)
+    host_pb2_grpc.add_HostServicer_to_server(host, server)
+    capture_pb2_grpc.add_CaptureServicer_to_server(capture, server)
+    server.add_generic_rpc_handlers((transfer.handler(),))
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    return server
+
+
+@asynccontextmanager
+async def _listening(server: grpc.aio.Server, parts: Parts) -> AsyncIterator[str]:
+    host, _, _ = parts.config.listen.rpartition(":")
+    try:
+        port = server.add_secure_port(parts.config.listen, tls.server_credentials(parts.keys.credentials))
+    except RuntimeError:
+        raise ConfigError(f"listen: {parts.config.listen} can't be listened on: taken, or not this host's") from None
+    await server.start()
+    try:
+        yield f"{host}:{port}"
+    finally:
+        await server.stop(_CLOSING_S)
+
+
+def _tell(events: Events, running: Running) -> None:
+    kind = host_pb2.HostEvent.KIND_CAPTURE_ENDED if running.is_over else host_pb2.HostEvent.KIND_CAPTURE_STARTED
+    events.tell(kind, f"request {running.order.request_id}")
+
+
+async def _expire(parts: Parts) -> None:
+    """Delete captures that nobody came for."""
+    while True:
+        old = await asyncio.get_running_loop().run_in_executor(
+            parts.bulk, lambda: parts.spool.expire(older_than_s=parts.config.spool_keep_s)
+        )
+        if old:
+            log.warning("captures expired that nobody fetched", extra={"captures": old})
+        await asyncio.sleep(_EXPIRY_S)

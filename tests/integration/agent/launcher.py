@@ -1,0 +1,10 @@
+"""The agent's own program with the test collectors in its registry. See `agents`."""
+
+import sys
+
+from fireline_agent.main import main
+
+MANNERS = ("well", "hang", "die", "flood", "breed", "broken", "stuck")
+
+if __name__ == "__main__":
+    sys.exit(main(collectors={name: f"tests.integration.agent.collectors.{name}" for name in MANNERS}))
