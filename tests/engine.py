@@ -7,6 +7,7 @@ Containers are made from an image that holds nothing but a static busybox, so no
 import io
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -91,9 +92,21 @@ def live_engine() -> Iterator[LiveEngine]:
         finally:
             client.close()
     finally:
+        _stop(process)
+        _remove(folder)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the init of the namespace, and all in it, so that its parent reaps it; killing the parent leaves a zombie."""
+    with suppress(FileNotFoundError):
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        _remove(folder)
 
 
 def sweep() -> None:

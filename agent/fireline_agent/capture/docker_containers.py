@@ -24,7 +24,7 @@ VERSION: Final = "1"
 PARTS: Final = ("inspect", "stats", "top", "changes", "logs")
 SCOPES: Final = ("all", "critical")
 MAX_CONTAINERS: Final = 1000  # looked into; each makes up to two artifacts of logs, and a capture holds 20,000
-STATS_AT_ONCE: Final = 16  # threads, and connections to the engine
+STATS_AT_ONCE: Final = 32  # threads and connections; half of what a collector may have
 _DAY_S: Final = 86_400
 _LINE_BYTES: Final = 64  # the shortest lines that are worth asking for, with their time stamps
 

@@ -21,7 +21,7 @@ MAX_ANSWER_BYTES: Final = 64 << 20  # parsed, this is several hundred MB: the co
 MAX_TIMEOUTS: Final = 3  # then the engine hangs, not one container: stop asking, so that what is known gets sealed
 _MAX_DETAIL: Final = 200  # of the engine's own words in a message
 
-_CONNECTIONS: Final = 16  # kept open for callers that ask from several threads
+_CONNECTIONS: Final = 32  # kept open for callers that ask from several threads
 _OLDEST_API: Final = "1.24"  # the SDK's own floor
 _ONE_SHOT_MINOR: Final = 41
 _API_VERSION: Final = re.compile(r"1\.\d{1,3}\Z")
