@@ -238,9 +238,9 @@ def reachable_address(listen: str, peer: str) -> str:
     Raises:
         PolicyError: it is not ADDRESS:PORT.
     """
-    address, _, port = listen.rpartition(":")
+    address, colon, port = listen.rpartition(":")
     bare = address.removeprefix("[").removesuffix("]")
-    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise PolicyError(f"listen address {listen[:80]!r}: wanted ADDRESS:PORT", reason="invalid_request")
     try:
         ip = ipaddress.ip_address(bare)

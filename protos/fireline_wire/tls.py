@@ -11,9 +11,10 @@ from typing import Final, cast
 
 import grpc
 
-# How long a server's handshakes wait before a changed certificate takes their place. gRPC frees the former handshaker
-# factory while another handshake may be about to use it, and the process dies; it asks for the configuration under
-# the same lock, so a pause here lets those that have passed the lock take hold of theirs first.
+# How long new handshakes wait before a changed certificate is in use. gRPC (ssl_security_connector.cc, add_handshakers)
+# asks for the configuration under a lock but uses it without: it may free the former one while a handshake that has
+# just passed the lock is about to take hold of it, and the process dies (SIGSEGV). A pause inside the lock lets those
+# take hold first. tests/faults/changing_source.py dies without it.
 _SETTLE_S: Final = 0.05
 
 
@@ -33,14 +34,12 @@ def server_credentials(source: Callable[[], Credentials]) -> grpc.ServerCredenti
     since each new object is a new certificate. Live connections go on with the certificate they began with. Make one
     for each port.
     """
-    return grpc.dynamic_ssl_server_credentials(
-        _configuration(source()), cast(_Fetcher, _Changes(source)), require_client_authentication=True
-    )
+    return _following(source, client_certificate=True)
 
 
 def enrollment_server_credentials(source: Callable[[], Credentials]) -> grpc.ServerCredentials:
     """The same, without asking for a client certificate: for hosts that have none yet."""
-    return grpc.dynamic_ssl_server_credentials(_configuration(source()), cast(_Fetcher, _Changes(source)))
+    return _following(source, client_certificate=False)
 
 
 def joining_channel_credentials(ca_pem: bytes) -> grpc.ChannelCredentials:
@@ -57,15 +56,22 @@ def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
 _Fetcher = Callable[[], grpc.ServerCertificateConfiguration]
 
 
+def _following(source: Callable[[], Credentials], *, client_certificate: bool) -> grpc.ServerCredentials:
+    served = source()
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(served), cast(_Fetcher, _Changes(source, served)), client_certificate
+    )
+
+
 class _Changes:
     """Called by gRPC before each handshake: the new configuration once for each change, None otherwise.
 
-    None matters: a configuration on every handshake kills the process under load (SIGSEGV in grpcio 1.85).
+    None matters: it leaves what is in use alone, so the pause is paid once for each change.
     """
 
-    def __init__(self, source: Callable[[], Credentials]) -> None:
+    def __init__(self, source: Callable[[], Credentials], served: Credentials) -> None:
         self._source = source
-        self._served = source()
+        self._served = served
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
         current = self._source()
