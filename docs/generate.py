@@ -28,7 +28,7 @@ def controller_commands(app: typer.Typer, path: tuple[str, ...] = ()) -> Iterato
 
 def agent_commands() -> list[tuple[str, ...]]:
     """Every command of the agent."""
-    from fireline_agent.main import build_parser
+    from fireline_agent.main import _parser as build_parser
 
     actions = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
     return [(), *((name,) for action in actions for name in action.choices)]

@@ -122,7 +122,12 @@ class Fleet:
         token = self.fireline("enroll", "token", "--host", host.name, *label).strip()
         host.run([str(BIN / "fireline-agent"), "join", "--config", host.place(AGENT_CONFIG), "--token", token])
         host.start_agent()
-        eventually(lambda: "ready" in host.agent_log(), within_s=30, what=f"the agent of {host.name} to be ready")
+        eventually(lambda: self._is_ready(host), within_s=30, what=f"the agent of {host.name} to be ready")
+
+    def _is_ready(self, host: Host) -> bool:
+        if host.agent is None:
+            raise RuntimeError(f"the agent of {host.name} ended: {host.agent_log()[-2000:]}")
+        return '"message": "serving"' in host.agent_log()
 
     def _labels_of(self, host: Host) -> dict[str, str]:
         return dict(pair.split("=", 1) for pair in self._labels.get(host.name, "").split(",") if pair)
