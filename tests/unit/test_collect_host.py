@@ -201,3 +201,14 @@ def test_a_mount_that_isnt_there_any_more_is_told_and_the_others_kept(host: Fake
     assert there["size_bytes"] > 0
     assert gone["lacks"] == f"[Errno 2] No such file or directory: {os.fsencode(tmp_path / 'gone')!r}"
     assert json.loads(sink.artifacts["host/mounts.jsonl"].data.splitlines()[1])["point"] == str(tmp_path / "gone")
+
+
+def test_an_automount_point_is_told_and_never_asked(host: FakeHost, tmp_path: Path) -> None:
+    """To ask an automount point for its space would make it mount: it stands in the mount table only."""
+    host.write(host.proc / "self/mountinfo", f"1 0 0:1 / {tmp_path} rw - autofs systemd-1 rw\n")
+    sink = MemorySink()
+
+    filesystems.collect(host.context(), sink)
+
+    assert [record["kind"] for record in sink.artifacts["host/mounts.jsonl"].records()] == ["autofs"]
+    assert sink.artifacts["host/filesystems.jsonl"].records() == []

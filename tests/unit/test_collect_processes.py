@@ -1,5 +1,8 @@
 """T2 on golden trees: what is told of processes, and what stands out."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from fireline_agent.capture import conntrack, executables, firewall, hidden_proc
 from fireline_agent.capture.collector import Absent
 from fireline_agent.hands.procfs import PF_KTHREAD
 from tests.unit.fake_proc import BOOT_ID, FakeHost
-from tests.unit.sink import MemorySink
+from tests.unit.sink import MemoryArtifact, MemorySink
 
 CONTAINER = "cd" * 32
 LISTENS = b"   0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 777 1 0 100"
@@ -95,6 +98,33 @@ def test_a_process_that_vanished_is_left_out_and_the_others_kept(host: FakeHost)
     records, _ = _records(host)
 
     assert sorted(records) == [1, 9]
+
+
+def test_what_changes_between_the_passes_is_never_mixed_up(host: FakeHost) -> None:
+    """A process that ended, and one whose number another one has by now, keep what the first pass saw, and no more."""
+    gone, reused = host.add(7, environ=b"A=1\0"), host.add(8, environ=b"A=1\0", start_ticks=1)
+
+    class ChangingSink(MemorySink):
+        """The host goes on while the collector opens its artifact, which is after the first pass."""
+
+        @contextmanager
+        def artifact(self, name: str, *, source: str, method: str) -> Iterator[MemoryArtifact]:
+            if name == "processes/processes.jsonl":
+                shutil.rmtree(gone)
+                shutil.rmtree(reused)
+                host.add(8, comm=b"other", environ=b"B=2\0", start_ticks=2)
+            with super().artifact(name, source=source, method=method) as artifact:
+                yield artifact
+
+    sink = ChangingSink()
+    processes.collect(host.context(), sink)
+
+    records = {record["pid"]: record for record in sink.artifacts["processes/processes.jsonl"].records()}
+    assert [records[pid]["vanished"] for pid in (7, 8)] == [True, True]
+    assert (records[8]["comm"], "environment" in records[8]) == ("program", False)
+    churn = sink.artifacts["processes/churn.json"].document()
+    assert [entry["comm"] for entry in churn["appeared"]] == ["other"]
+    assert [entry["key"] for entry in churn["vanished"]] == [f"{BOOT_ID}:7:1000", f"{BOOT_ID}:8:1"]
 
 
 def test_capabilities_and_maps_are_decoded(host: FakeHost) -> None:

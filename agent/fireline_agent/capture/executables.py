@@ -175,6 +175,10 @@ def _copy(sink: Sink, proc: Path, program: _Program) -> None:
         out.facts |= {"pid": program.pid, **text("exe", program.link), "size_bytes": program.size}
         try:
             with source.open("rb", buffering=0) as file:
+                found = os.fstat(file.fileno())
+                if (found.st_dev, found.st_ino) != program.identity:
+                    out.facts["lacks"] = "the process ended, or became another program, before its bytes were read"
+                    return
                 while block := file.read(_COPY_BYTES):
                     out.write(block)
         except OSError as error:  # the process ended meanwhile: what was read until then is kept

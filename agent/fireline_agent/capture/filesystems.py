@@ -50,9 +50,10 @@ def collect(context: Context, sink: Sink) -> None:
 def _one_per_device(mounts: list[Mount]) -> list[Mount]:
     """One mount of each file system, the one with the shortest path: bind mounts would only repeat it.
 
-    Where mounts lie on top of one another at a path, the last is the one that can be reached.
+    Where mounts lie on top of one another at a path, the last is the one that can be reached. An automount point is
+    left out: to ask it would make it mount.
     """
-    reachable = {mount.point: mount for mount in mounts}
+    reachable = {mount.point: mount for mount in mounts if mount.kind != b"autofs"}
     chosen: dict[str, Mount] = {}
     for mount in sorted(reachable.values(), key=lambda mount: len(mount.point)):
         chosen.setdefault(mount.device, mount)

@@ -2,20 +2,20 @@
 
 import hashlib
 import os
-from pathlib import Path
+
+from fireline_agent.hands.procfs import Process
 
 
 class ExecutableHashes:
     """Hashes by device and inode for the time of one collection."""
 
-    def __init__(self, proc: Path) -> None:
-        self._proc = proc
+    def __init__(self) -> None:
         self._known: dict[tuple[int, int], str | None] = {}
 
-    def of(self, pid: int) -> str | None:
+    def of(self, process: Process) -> str | None:
         """The hash of what this process runs, also when the file was deleted; None when it can't be read."""
         try:
-            descriptor = os.open(f"{self._proc}/{pid}/exe", os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open("exe", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process.directory)
         except OSError:
             return None
         with os.fdopen(descriptor, "rb", buffering=0) as file:

@@ -36,6 +36,15 @@ class _Machine:
     booted_at_s: int
 
 
+@dataclass(frozen=True)
+class _Deeper:
+    """What the second pass needs beyond the process."""
+
+    machine: _Machine
+    hashes: ExecutableHashes
+    masks_secrets: bool
+
+
 @dataclass
 class _Seen:
     """A process as the first pass saw it."""
@@ -57,11 +66,11 @@ def collect(context: Context, sink: Sink) -> None:
     mask = flag(context.params, "mask_secrets", default=True)
     machine = _machine(context.roots.proc)
     seen = [found for process in procfs.processes(machine.proc) if (found := _first_pass(process, machine))]
-    hashes = ExecutableHashes(machine.proc)
+    deeper = _Deeper(machine, ExecutableHashes(), mask)
     with sink.artifact("processes/processes.jsonl", source=f"{machine.proc}/*", method="procfs") as out:
         for found in seen:
-            detail, findings = _second_pass(found, machine, mask=mask)
-            out.record({**found.record, "exe_sha256": hashes.of(found.pid), **detail})
+            detail, findings = _second_pass(found, deeper)
+            out.record({**found.record, **detail})
             for finding in findings:
                 sink.finding(*finding)
         out.facts |= {"processes": len(seen), "secrets_masked": mask, "unreadable": _unreadable(seen)}
@@ -140,10 +149,8 @@ def _number(raw: bytes | None) -> int | None:
     return None if raw is None or int(raw) == 0xFFFFFFFF else int(raw)
 
 
-def _second_pass(
-    found: _Seen, machine: _Machine, *, mask: bool
-) -> tuple[dict[str, Any], list[tuple[str, str, str, str]]]:
-    process = procfs.opened(machine.proc, found.pid)
+def _second_pass(found: _Seen, deeper: _Deeper) -> tuple[dict[str, Any], list[tuple[str, str, str, str]]]:
+    process = procfs.opened(deeper.machine.proc, found.pid)
     if process is None:
         return {"vanished": True}, []
     with process:
@@ -153,8 +160,9 @@ def _second_pass(
         environment = process_detail.environment(process)
         status = procfs.parse_status(process.read("status") or b"")
         record = {
+            "exe_sha256": deeper.hashes.of(process),
             **process_detail.credentials(status),
-            "environment": process_detail.shown(environment, mask=mask),
+            "environment": process_detail.shown(environment, mask=deeper.masks_secrets),
             **process_detail.files(process),
             "maps": process_detail.maps(process),
             "limits": process_detail.limits(process),

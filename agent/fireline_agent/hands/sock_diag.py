@@ -29,7 +29,7 @@ _PORTS: Final = struct.Struct(">2H")
 _UNIX: Final = struct.Struct("=4BI8s")
 _PACKET: Final = struct.Struct("=BBHI8s")
 _NETLINK: Final = struct.Struct("=4B4I8s")
-_UNIX_SHOW: Final = 0x1 | 0x2 | 0x4 | 0x10  # name, file, peer, queue
+_UNIX_SHOW: Final = 0x1 | 0x2 | 0x4 | 0x40  # name, file, peer, uid (since Linux 5.3)
 _PACKET_SHOW: Final = 0x1 | 0x20  # info, filter
 _NETLINK_SHOW: Final = 0x2  # groups
 _NETLINK_PROTOCOL_ALL: Final = 255
@@ -119,7 +119,7 @@ def _unix(netlink: Netlink) -> Iterator[SocketEntry]:
             more["file_inode"], more["file_device"] = struct.unpack("=II", found[1][:8])
         raw = found.get(0, b"")  # UNIX_DIAG_NAME; a zero first means abstract, shown as ss(8) does
         name = b"@" + raw[1:] if raw.startswith(b"\0") else raw.rstrip(b"\0")
-        yield SocketEntry("unix", state_name(state), inode, name=name, more=more)
+        yield SocketEntry("unix", state_name(state), inode, unsigned(found.get(7)), name=name, more=more)
 
 
 def _packet(netlink: Netlink) -> Iterator[SocketEntry]:
