@@ -133,6 +133,17 @@ async def test_evidence_comes_in_the_order_asked(agent: FakeAgent, client: HostC
     assert chunks == [agent.chunk("b", 2), agent.chunk("b", 3), agent.chunk("a", 0)]
 
 
+async def test_evidence_has_a_connection_of_its_own(agent: FakeAgent, client: HostClient) -> None:
+    """I9: commands share one connection, and no byte of evidence goes over it."""
+    await client.ping(command(), timeout_s=5)
+    await client.forget_capture(command(), "op-1", timeout_s=5)
+    async for _ in client.fetch_chunks(command(), "op-1", [ChunkRange("a", 0, 1)], idle_s=5):
+        pass
+
+    assert agent.peers["PingRequest"] == agent.peers["ForgetCaptureRequest"]
+    assert agent.peers["PingRequest"] != agent.peers["FetchRequest"]
+
+
 async def test_the_small_calls(client: HostClient) -> None:
     """Cancel, forget, renewal and deny-list bring their answers home."""
     assert await client.cancel_capture(command(), "op-1", timeout_s=5) == CancelAnswer(True, (42,))

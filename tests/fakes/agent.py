@@ -40,6 +40,8 @@ class FakeAgent:
     chunks_missing: int = 0
     chunk_bytes: int = transfer.CHUNK_BYTES
     asked: list[Message] = field(default_factory=list)
+    peers: dict[str, str] = field(default_factory=dict)
+    """By the request's type, the address and port that it came from."""
     called: asyncio.Event = field(default_factory=asyncio.Event)
     deny: DenyList = field(default_factory=DenyList)
     address: str = ""
@@ -99,6 +101,7 @@ class FakeAgent:
 
     async def _before(self, request: Message, context: Context) -> None:
         self.asked.append(request)
+        self.peers[type(request).__name__] = context.peer()
         self.called.set()
         await asyncio.sleep(self.delay_s)
         if self.refusal is not None:

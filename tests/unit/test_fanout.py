@@ -183,6 +183,20 @@ def test_cancelling_asks_the_work_and_skips_the_rest() -> None:
     virtual_time.run(scenario())
 
 
+def test_a_cancel_before_the_start_asks_nobody() -> None:
+    """Hosts whose work has not begun are skipped, and are not said to be cancelled."""
+
+    async def scenario() -> None:
+        world = World([("ok", 1)] * 3)
+        world.cancel.set()
+
+        assert await world.run() == ["skipped"] * 3
+        assert world.started == []
+        assert world.of("h000").detail == "cancelled before it was asked"
+
+    virtual_time.run(scenario())
+
+
 def test_the_overall_clock_ends_everything() -> None:
     """Hosts at work are timed out, hosts that wait are skipped; a slow host never takes another's clock."""
 
@@ -264,11 +278,12 @@ def test_cancelling_the_fan_out_itself_cancels_the_work() -> None:
     """When the caller's own task is cancelled, the work on every host is, and has its grace."""
 
     async def scenario() -> None:
-        world = World([("hang", 0)] * 3)
+        world = World([("hang", 0)] * 12)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
                 await world.run()
         assert world.at_once == 0
+        assert len(world.started) == LIMITS.concurrency
 
     virtual_time.run(scenario())
 

@@ -13,7 +13,6 @@ from typing import Final, TypeAlias
 import grpc
 
 from fireline_controller.config import Fanout
-from fireline_controller.model import Host
 from fireline_wire import tls, transfer
 from fireline_wire.identity import agent_dns
 
@@ -36,16 +35,16 @@ _FAILED: Final = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnec
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a host is, and the name that its certificate must carry."""
+    """Where one enrolment of a host is."""
 
     host: str
     address: str
-    dns: str
+    generation: int
 
-    @classmethod
-    def of(cls, host: Host) -> "Destination":
-        """The destination of one enrolment of a host."""
-        return cls(host.name, host.address, agent_dns(host.name, host.generation))
+    @property
+    def dns(self) -> str:
+        """The name that the host's certificate must carry."""
+        return agent_dns(self.host, self.generation)
 
 
 class DialSlots:

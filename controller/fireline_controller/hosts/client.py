@@ -107,6 +107,7 @@ class GrpcHost:
     """A host over two lines: one for commands, one for evidence, so that no transfer stands before a command (I9)."""
 
     def __init__(self, control: Line, evidence: Line, caller: Caller, encoder: PingEncoder) -> None:
+        self.destination = control.destination
         self._name = control.destination.host
         self._control = control
         self._evidence = evidence

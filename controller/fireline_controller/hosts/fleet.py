@@ -31,27 +31,26 @@ class Fleet:
         self._evidence = channels.evidence(settings)
         self._prober = Prober(credentials, lambda: datetime.now(UTC))
         self._encoder = PingEncoder()
-        self._clients: dict[str, tuple[Destination, GrpcHost]] = {}
+        self._clients: dict[str, GrpcHost] = {}
         self._made: tuple[tls.Credentials, grpc.ChannelCredentials] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     def client(self, host: Host) -> HostClient:
         """The client of a host; the same one until the host moves, is enrolled again, or is dropped."""
-        destination = Destination.of(host)
         known = self._clients.get(host.name)
-        if known is not None and known[0] == destination:
-            return known[1]
         if known is not None:
-            self._in_background(known[1].close())
-        client = self._new(destination)
-        self._clients[host.name] = (destination, client)
+            place = known.destination
+            if place.generation == host.generation and place.address == host.address:
+                return known
+            self._in_background(known.close())
+        client = self._clients[host.name] = self._new(Destination(host.name, host.address, host.generation))
         return client
 
     async def drop(self, name: str) -> None:
         """Cut every connection to a host, with the calls on them."""
         known = self._clients.pop(name, None)
         if known is not None:
-            await known[1].close()
+            await known.close()
 
     async def close(self) -> None:
         """Cut every connection to every host."""
