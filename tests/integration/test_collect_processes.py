@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fireline_agent.capture import executables, filesystems, hidden_processes, processes
+from fireline_agent.capture import conntrack, executables, filesystems, firewall, hidden_processes, processes
 from fireline_agent.capture.collector import Context, Roots
 from fireline_agent.hands import children
 from tests.unit.sink import MemorySink
@@ -265,8 +265,16 @@ def test_without_privilege_what_is_closed_is_named() -> None:
     def work() -> dict[str, Any]:
         os.setgid(65534)
         os.setuid(65534)
-        sink = _collected(processes.collect)
-        return {"root": _process(sink, os.getppid()), "facts": sink.artifacts["processes/processes.jsonl"].facts}
+        sink, index = _collected(processes.collect), _collected(executables.collect)
+        with pytest.raises(PermissionError, match="connection tracking may not be read: "):
+            _collected(conntrack.collect)
+        ruleset = _collected(firewall.collect).artifacts["firewall/nftables.jsonl"].records()[0]
+        return {
+            "root": _process(sink, os.getppid()),
+            "facts": sink.artifacts["processes/processes.jsonl"].facts,
+            "index": index.artifacts["executables/index.jsonl"].facts,
+            "ruleset": ruleset,
+        }
 
     told = _in_own_mounts(work)
 
@@ -274,6 +282,9 @@ def test_without_privilege_what_is_closed_is_named() -> None:
     assert {"environ", "fd", "maps"} - set(told["root"]["denied"]) <= {"maps"}
     assert told["root"]["environment"] == []
     assert told["facts"]["unreadable"] > 0
+    assert told["index"]["unreadable"] > 0
+    assert told["ruleset"]["tables"] is None
+    assert "not permitted" in told["ruleset"]["lacks"]["nfnetlink"]
 
 
 @needs_root

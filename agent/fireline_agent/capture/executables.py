@@ -56,6 +56,7 @@ def collect(context: Context, sink: Sink) -> None:
     refuse_unknown(context.params)
     proc = context.roots.proc
     programs: list[_Program] = []
+    unreadable = 0
     for process in procfs.processes(proc):
         with process:
             stat = process.stat()
@@ -64,10 +65,12 @@ def collect(context: Context, sink: Sink) -> None:
             for finding in _judge_kernel_thread(process, stat):
                 sink.finding(*finding)
             program = _program(proc, process, stat)
+            unreadable += "exe" in process.denied
             if program is not None:
                 programs.append(program)
     programs = _with_artifacts(programs)
     with sink.artifact("executables/index.jsonl", source=f"{proc}/*/exe", method="procfs") as out:
+        out.facts["unreadable"] = unreadable
         for program in programs:
             out.record(_record(program))
     _note(sink, programs)

@@ -73,10 +73,7 @@ def _attempt(lacks: dict[str, str], view: str, read: Callable[[], Iterator[dict[
 
 def _write_ruleset(out: ArtifactWriter, namespace: NetworkNamespace, filters: _Filters) -> None:
     """One line: libnftables' own JSON goes in as it came, so that nothing is lost by reading it."""
-    head = json.dumps({"namespace": namespace.inode, "tables": len(_tables(filters)), "lacks": filters.lacks})
+    tables = None if "nfnetlink" in filters.lacks else sum(entry["what"] == "table" for entry in filters.kernel)
+    head = json.dumps({"namespace": namespace.inode, "tables": tables, "lacks": filters.lacks})
     ruleset = filters.ruleset.replace(b"\n", b" ").strip() or b"null"
     out.write(head[:-1].encode() + b', "ruleset": ' + ruleset + b"}\n")
-
-
-def _tables(filters: _Filters) -> list[dict[str, Any]]:
-    return [entry for entry in filters.kernel if entry["what"] == "table"]
