@@ -7,6 +7,7 @@ to others: files that were opened and never closed (seal).
 import errno
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -19,9 +20,10 @@ from fireline_agent.capture.order import Folder, timestamp
 from fireline_wire.manifest import MAX_FACTS_BYTES, SEVERITIES, is_artifact_name
 from fireline_wire.transfer import CHUNK_BYTES
 
-# How much is held back before it goes to the file, and for how long: the most that a killed collector loses.
+# How much is held back before it goes to the file, and for how long: the most that a killed collector loses. One that
+# writes a word and then hangs loses nothing, since the first write after a pause goes through.
 _FLUSH_BYTES: Final = 64 << 10
-_FLUSH_S: Final = 0.25
+_FLUSH_S: Final = 0.05
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _encode: Final = json.JSONEncoder(separators=(",", ":"), default=repr).encode
@@ -86,7 +88,7 @@ class FileWriter:
         self._digests = Digests()
         self._allowance = allowance
         self._pending = bytearray()
-        self._flushed_at = time.monotonic()
+        self._flushed_at = -math.inf
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def write(self, data: bytes) -> None:

@@ -78,7 +78,7 @@ class Group:
             OSError: a folder can't be made.
         """
         for controller, folder in self.folders.items():
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             for name, value in _settings(self.kind, controller, limits):
                 if (folder / name).exists():
                     _write(folder / name, value)

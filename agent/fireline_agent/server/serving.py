@@ -103,6 +103,8 @@ def _open(config: Config, registry: Mapping[str, str], stack: ExitStack) -> Part
     keys = KeyFolder.open(config.keys)
     ledger = Ledger.open(config.state / "ledger", limit=config.ledger_entries)
     stack.callback(ledger.close)
+    hierarchy = cgroup.prepare(_group_name(config))
+    stack.callback(hierarchy.group("").remove)
     return Parts(
         config=config,
         policy=policy,
@@ -110,7 +112,7 @@ def _open(config: Config, registry: Mapping[str, str], stack: ExitStack) -> Part
         keys=keys,
         ledger=ledger,
         spool=Spool(config.spool, limit_bytes=config.spool_limit_bytes, reserve_bytes=config.spool_reserve_bytes),
-        hierarchy=cgroup.prepare(_group_name(config)),
+        hierarchy=hierarchy,
         control=stack.enter_context(ThreadPoolExecutor(_COMMAND_THREADS, "command")),
         bulk=stack.enter_context(ThreadPoolExecutor(_BULK_THREADS, "bulk")),
     )

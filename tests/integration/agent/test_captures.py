@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from fireline_agent.hands import cgroup
 from fireline_agent.hands.process import children, is_running
 from fireline_wire.manifest import Artifact
 from tests.integration.agent.captures import Evidence, collector, evidence, host, order, progress
+from tests.integration.agent.stale_fuse import stale_mount
 
 
 @pytest.fixture(params=["none", "real"])
@@ -261,6 +264,55 @@ def _worker() -> int:
     mine = children(os.getpid())
     (worker,) = [pid for pid in mine if b"capture.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return worker
+
+
+@pytest.fixture
+def stale(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which every call hangs in the kernel, beyond SIGKILL."""
+    point = tmp_path / "stale"
+    point.mkdir()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(stale_mount(point))
+        except OSError as error:
+            pytest.skip(f"no FUSE mount here: {error}")
+        yield point
+
+
+async def test_a_collector_in_uninterruptible_sleep_holds_up_nobody(
+    tmp_path: Path, hierarchy: cgroup.Hierarchy, stale: Path
+) -> None:
+    """It is left to the kernel and named; the next one runs and the capture ends."""
+    began = time.monotonic()
+    async with host(tmp_path) as h:
+        found = await h.capture(
+            collector("stuck", deadline_s=0.5, path=str(stale / "file")), collector("well"), hierarchy=hierarchy
+        )
+
+    run = found.run("stuck")
+    assert time.monotonic() - began < 6
+    assert run.status == "timed_out"
+    assert re.fullmatch(r"stopped after 0\.5 s; the kernel does not end \d+ \(uninterruptible sleep\)", run.detail)
+    assert found.data("stuck.txt") == b"before"
+    assert found.run("well").status == "ok"
+    assert not found.manifest.partial
+
+
+async def test_cancel_names_who_can_not_be_killed(tmp_path: Path, hierarchy: cgroup.Hierarchy, stale: Path) -> None:
+    """Cancelling takes two seconds at most even then."""
+    async with host(tmp_path) as h:
+        running = h.start(order(collector("stuck", path=str(stale / "file")), hierarchy=hierarchy))
+        async for _ in running.follow():
+            break
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        await h.runner.cancel("r1", "cancelled")
+        took = time.monotonic() - began
+        found = await evidence(running)
+
+    assert took < 2.0
+    assert len(running.unkillable_pids) == 1
+    assert found.run("stuck").status == "cancelled"
 
 
 async def test_many_followers_each_get_all_news(tmp_path: Path) -> None:
