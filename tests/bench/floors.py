@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from tests.bench.grounds import GENERATION, Grounds, compiled
@@ -91,3 +92,9 @@ def c_echo(grounds: Grounds, rounds: int) -> Times:
     argv = [str(program), *(str(grounds.folder / name) for name in names), str(rounds)]
     said = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
     return Times(said["cold_s"], said["warm_s"], said["cpu_cold_s"])
+
+
+def resident_peak_of(pid: int) -> int:
+    """The most memory that a process has held so far, bytes (VmHWM of proc(5))."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -3,7 +3,9 @@
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +17,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fireline_controller import pki, state
+from fireline_controller.hosts import Command
 from fireline_controller.model import Host
 from fireline_controller.store import Transaction
 from fireline_wire.tls import Credentials
 
+BIN = Path(sys.executable).parent
 GENERATION = 1
 LIFETIME = timedelta(hours=2)
 _HERE = Path(__file__).parent
@@ -159,4 +163,18 @@ def _host(name: str, address: str, at: str, until: str) -> Host:
         enrolled_at=datetime.fromisoformat(at),
         certificate_serial="0",
         certificate_not_after=datetime.fromisoformat(until),
+    )
+
+
+def command() -> Command:
+    """A no-op that nobody has sent before."""
+    now = time.time_ns()
+    return Command(
+        request_id=f"bench-{now}",
+        operation_id=f"op-{now}",
+        incident_id="",
+        operator="bench",
+        reason="measuring",
+        deadline=datetime.now(UTC) + timedelta(seconds=30),
+        fence_token=now,
     )

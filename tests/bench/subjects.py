@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from fireline_controller.config import Fanout
 from fireline_controller.daemon import Controller
 from fireline_controller.engine import TargetSpec, Wish
 from fireline_controller.fanout import Budget, Limits, fan_out
-from fireline_controller.hosts import Command, Fleet, raise_descriptor_limit
+from fireline_controller.hosts import Fleet, raise_descriptor_limit
 from fireline_controller.model import Host, HostOutcome, Outcome
-from tests.bench import floors, transfers
+from tests.bench import evidence, floors, transfers
 from tests.bench.floors import Times
-from tests.bench.grounds import Grounds
+from tests.bench.grounds import Grounds, command
 
 Once = Callable[[], Awaitable[tuple[HostOutcome, ...]]]
 
@@ -107,23 +106,11 @@ SUBJECTS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "engine": engine,
     "uvloop_echo": uvloop_echo,
     "c_echo": c_echo,
+    "fetch_bare": evidence.fetch_bare,
+    "fetch_kept": evidence.fetch_kept,
     "socket_bare": transfers.socket_bare,
     "socket_kept": transfers.socket_kept,
 }
-
-
-def command() -> Command:
-    """A no-op that nobody has sent before."""
-    now = time.time_ns()
-    return Command(
-        request_id=f"bench-{now}",
-        operation_id=f"op-{now}",
-        incident_id="",
-        operator="bench",
-        reason="measuring",
-        deadline=datetime.now(UTC) + timedelta(seconds=30),
-        fence_token=now,
-    )
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from fireline_controller.config import Fanout
 from fireline_controller.hosts import Fleet
 from fireline_controller.model import TimedOut, Unreachable
 from tests.bench import floors, run, subjects
-from tests.bench.grounds import Grounds, laid, stand_ins
+from tests.bench.grounds import Grounds, command, laid, stand_ins
 
 AGENTS = 10
 
@@ -57,7 +57,7 @@ async def test_a_stand_in_can_be_mute_before_tls(grounds: Grounds) -> None:
     credentials = grounds.controller()
     fleet = Fleet(lambda: credentials, settings=Fanout(dial_s=0.5))
     with stand_ins(grounds, "grpc", mute_every=1, mute_how="tls"), pytest.raises((Unreachable, TimedOut)):
-        await fleet.client(grounds.hosts[0]).ping(subjects.command(), timeout_s=1)
+        await fleet.client(grounds.hosts[0]).ping(command(), timeout_s=1)
     await fleet.close()
 
 
@@ -67,7 +67,7 @@ async def test_a_stand_in_refuses_a_stranger(grounds: Grounds) -> None:
         credentials = others.controller()
         fleet = Fleet(lambda: credentials, settings=Fanout(dial_s=1))
         with pytest.raises(Unreachable):
-            await fleet.client(grounds.hosts[0]).ping(subjects.command(), timeout_s=2)
+            await fleet.client(grounds.hosts[0]).ping(command(), timeout_s=2)
         await fleet.close()
 
 
@@ -88,6 +88,15 @@ async def test_the_transfer_floors_move_every_byte(grounds: Grounds) -> None:
 
     assert bare.total_bytes == kept.total_bytes == 8 << 20
     assert max(bare.grown_bytes, kept.grown_bytes) < 64 << 20
+
+
+@pytest.mark.parametrize("name", ["fetch_bare", "fetch_kept"])
+async def test_the_product_moves_every_byte(grounds: Grounds, name: str) -> None:
+    """A real agent's capture comes over the evidence channel, bare and into a vault that verifies it."""
+    moved = await subjects.SUBJECTS[name](grounds, total_bytes=8 << 20)
+
+    assert moved.total_bytes == 8 << 20
+    assert max(moved.grown_bytes, moved.far_grown_bytes) < 200 << 20
 
 
 def test_a_run_prints_ratios_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ The sender is a Python process as well, so that both ends are as plain as can be
 import asyncio
 import hashlib
 import os
-import resource
 import socket
 import ssl
 import subprocess
@@ -19,23 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fireline_wire.transfer import CHUNK_BYTES
-from tests.bench.floors import tls_context
+from tests.bench.floors import resident_peak_of, tls_context
 from tests.bench.grounds import Grounds
 
 
 @dataclass(frozen=True)
 class Moved:
-    """So many bytes in so many seconds; CPU of the receiver, and how much its memory grew, at most."""
+    """So many bytes in so many seconds; CPU of the receiver, and how much the peak of memory of both ends grew."""
 
     total_bytes: int
     wall_s: float
     cpu_s: float
     grown_bytes: int
-
-    @property
-    def megabytes_per_s(self) -> float:
-        """10^6 bytes a second."""
-        return self.total_bytes / self.wall_s / 1e6
+    far_grown_bytes: int = 0
 
 
 async def socket_bare(grounds: Grounds, *, total_bytes: int) -> Moved:
@@ -44,12 +39,12 @@ async def socket_bare(grounds: Grounds, *, total_bytes: int) -> Moved:
 
 
 async def socket_kept(grounds: Grounds, *, total_bytes: int) -> Moved:
-    """Receive, hash the whole and every chunk, write, and fsync at the end."""
+    """Receive, hash the whole and every chunk, write, and fsync at the end: the work that evidence needs."""
     return await asyncio.to_thread(_receive_and_keep, grounds, total_bytes)
 
 
 def _receive_and_keep(grounds: Grounds, total_bytes: int) -> Moved:
-    whole = hashlib.sha256()
+    whole, chunks = hashlib.sha256(), list[str]()
     with tempfile.TemporaryFile(dir=grounds.folder) as file:
 
         def keep(data: memoryview) -> None:
@@ -58,6 +53,7 @@ def _receive_and_keep(grounds: Grounds, total_bytes: int) -> Moved:
                 os.fsync(file.fileno())
                 return
             whole.update(data)
+            chunks.append(hashlib.sha256(data).hexdigest())
             file.write(data)
 
         return _receive(grounds, total_bytes, keep)
@@ -88,15 +84,15 @@ class Meter:
         self._cpu = time.process_time()
         self._began = time.perf_counter()
 
-    def moved(self, total_bytes: int) -> Moved:
+    def moved(self, total_bytes: int, *, far_grown_bytes: int = 0) -> Moved:
         """What it took until now."""
         wall, cpu = time.perf_counter() - self._began, time.process_time() - self._cpu
-        return Moved(total_bytes, wall, cpu, peak_resident_bytes() - self._resident)
+        return Moved(total_bytes, wall, cpu, peak_resident_bytes() - self._resident, far_grown_bytes)
 
 
 def peak_resident_bytes() -> int:
     """The most memory that this process ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resident_peak_of(os.getpid())
 
 
 def _fill(peer: ssl.SSLSocket, room: memoryview) -> int:
