@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fleet import BIN, Fleet
+from tests.integration.programs import deleted_program
 from tests.lab.plants import crash_loop, deleted_executable, foreign_listener
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
@@ -179,11 +180,10 @@ def test_imported_evidence_verifies_on_another_controller(fleet: Fleet, tmp_path
 
 
 def test_evidence_of_equal_files_crosses_the_wire_once(fleet: Fleet) -> None:
-    """The same deleted program on several hosts is fetched from one of them and kept once."""
-    for name in ("web3", "web4"):
-        deleted_executable(fleet.lab[name], port=4455)
-
-    document = fleet.json("capture", "-t", "web[3-4]", "--profile", "volatile", "--reason", "dedupe")
+    """The same deleted program on two hosts is fetched from one of them and kept once."""
+    make = "cp /bin/sleep $0 && yes fireline | head -c 8M >> $0"
+    with deleted_program(fleet.lab["web3"], make), deleted_program(fleet.lab["web4"], make):
+        document = fleet.json("capture", "-t", "web[3-4]", "--profile", "volatile", "--reason", "dedupe")
 
     assert document["counts"] == {"ok": 2}
-    assert sum(h["deduplicated_bytes"] for h in document["hosts"]) > 1 << 20
+    assert 8 << 20 < sum(h["deduplicated_bytes"] for h in document["hosts"]) < 12 << 20

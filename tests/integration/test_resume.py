@@ -1,4 +1,4 @@
-"""What is killed in the middle is taken up again: the agent, the controller, the connection, the operator's patience."""
+"""What is killed in the middle is taken up again: agent, controller, connection, the operator's patience."""
 
 import json
 import os
@@ -6,24 +6,22 @@ import signal
 import subprocess
 import threading
 import time
-from typing import Any
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Self
 
 import pytest
 
 from tests.fleet import BIN, Fleet
+from tests.integration.programs import deleted_program
 from tests.lab import Host, eventually
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(240)]
 
-BALLAST = "/opt/ballast"
 
-
-def grow(host: Host, mebibytes: int) -> None:
-    """Leave a running, deleted program of this size, which a `volatile` capture copies whole."""
-    host.run(["bash", "-c", f"mkdir -p /opt && cp /bin/sleep {BALLAST} && "
-              f"head -c {mebibytes}M /dev/urandom >> {BALLAST}"])  # fmt: skip
-    host.spawn([BALLAST, "600"])
-    host.run(["bash", "-c", f"until pgrep -f {BALLAST} >/dev/null; do sleep 0.05; done; rm {BALLAST}"])
+def ballast(host: Host, mebibytes: int) -> AbstractContextManager[None]:
+    """Something large to capture on the host."""
+    return deleted_program(host, f"cp /bin/sleep $0 && head -c {mebibytes}M /dev/urandom >> $0")
 
 
 class Following:
@@ -32,12 +30,24 @@ class Following:
     def __init__(self, fleet: Fleet, *arguments: str) -> None:
         environment = {**os.environ, "FIRELINE_STATE": str(fleet.state)}
         self.process = subprocess.Popen(
-            [BIN / "fireline", *arguments, "--jsonl"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [BIN / "fireline", *arguments, "--jsonl"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         self.events: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -55,16 +65,19 @@ class Following:
         return {e["host"]: e for e in self.events if e["event"] == "host"}
 
 
+def volatile(fleet: Fleet, host: str) -> Following:
+    """A `volatile` capture under way."""
+    return Following(fleet, "capture", "-t", host, "--profile", "volatile")
+
+
 def test_a_transfer_goes_on_after_the_agent_was_killed(fleet: Fleet) -> None:
     """The agent is killed in mid-transfer and started again: the same command ends ok, little is sent twice."""
     host = fleet.lab["web1"]
-    grow(host, 200)
-    command = Following(fleet, "capture", "-t", "web1", "--profile", "volatile")
-    command.until("fetching")
-    host.kill_agent()
-    host.start_agent()
-
-    outcome = command.end()["web1"]
+    with ballast(host, 200), volatile(fleet, "web1") as command:
+        command.until("fetching")
+        host.kill_agent()
+        host.start_agent()
+        outcome = command.end()["web1"]
 
     assert outcome["outcome"] == "ok", outcome
     assert outcome["resent_bytes"] <= 4 << 20
@@ -73,16 +86,13 @@ def test_a_transfer_goes_on_after_the_agent_was_killed(fleet: Fleet) -> None:
 
 def test_a_capture_is_taken_up_after_the_controller_was_killed(fleet: Fleet) -> None:
     """The controller is killed with -9 in mid-transfer; --retry-of gets the same capture, not a second one."""
-    host = fleet.lab["web2"]
-    grow(host, 200)
-    command = Following(fleet, "capture", "-t", "web2", "--profile", "volatile")
-    command.until("fetching")
-    operation = next(e["operation"] for e in command.events if e["event"] == "started")
-    fleet.kill_daemon()
-    command.end()
-    fleet.start_daemon()
-
-    document = fleet.json("capture", "--retry-of", operation)
+    with ballast(fleet.lab["web2"], 200), volatile(fleet, "web2") as command:
+        command.until("fetching")
+        operation = next(e["operation"] for e in command.events if e["event"] == "started")
+        fleet.kill_daemon()
+        command.end()
+        fleet.start_daemon()
+        document = fleet.json("capture", "--retry-of", operation)
 
     (outcome,) = document["hosts"]
     assert outcome["outcome"] == "ok", outcome
@@ -94,14 +104,12 @@ def test_a_capture_is_taken_up_after_the_controller_was_killed(fleet: Fleet) -> 
 def test_a_cut_wire_heals_and_the_capture_ends_ok(fleet: Fleet) -> None:
     """A host that is cut off for some seconds in mid-transfer is waited for."""
     host = fleet.lab["web3"]
-    grow(host, 200)
-    command = Following(fleet, "capture", "-t", "web3", "--profile", "volatile")
-    command.until("fetching")
-    host.link(up=False)
-    time.sleep(1.5)  # the fault's own length
-    host.link(up=True)
-
-    outcome = command.end()["web3"]
+    with ballast(host, 200), volatile(fleet, "web3") as command:
+        command.until("fetching")
+        host.link(up=False)
+        time.sleep(1.5)  # the fault's own length
+        host.link(up=True)
+        outcome = command.end()["web3"]
 
     assert outcome["outcome"] == "ok", outcome
 
@@ -109,15 +117,14 @@ def test_a_cut_wire_heals_and_the_capture_ends_ok(fleet: Fleet) -> None:
 def test_ctrl_c_cancels_on_the_hosts(fleet: Fleet) -> None:
     """An interrupt cancels on the host within seconds, says so, exits 130, and the host can be asked again."""
     host = fleet.lab["web4"]
-    grow(host, 300)
-    command = Following(fleet, "capture", "-t", "web4", "--profile", "volatile")
-    command.until("collecting")
-    began = time.monotonic()
-    command.process.send_signal(signal.SIGINT)
+    with ballast(host, 300), volatile(fleet, "web4") as command:
+        command.until("collecting")
+        began = time.monotonic()
+        command.process.send_signal(signal.SIGINT)
+        outcomes = command.end()
+        status, took_s = command.process.returncode, time.monotonic() - began
 
-    outcomes = command.end()
-
-    assert command.process.returncode == 130
+    assert status == 130
     assert outcomes["web4"]["outcome"] == "cancelled", outcomes
-    assert time.monotonic() - began < 6
+    assert took_s < 6
     assert fleet.json("host", "ping", "-t", "web4")["counts"] == {"ok": 1}

@@ -30,15 +30,6 @@ class Shown:
     receipt: bytes
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What a verification found; no problems means that every hash and signature holds."""
-
-    problems: tuple[str, ...]
-    artifacts: int
-    total_bytes: int
-
-
 class Records:
     """What the controller keeps as proof.
 
@@ -71,18 +62,17 @@ class Records:
         receipt = statements.verify(evidence.receipt, receipts.KIND, self._authority_of(evidence))
         return Shown(evidence, manifest.statement(), json.dumps(receipt.predicate, sort_keys=True).encode())
 
-    async def verify(self, evidence_id: str, *, operator: str) -> Verdict:
+    async def verify(self, evidence_id: str, *, operator: str) -> vault.VerifyReport:
         """Read everything of sealed evidence and check it.
 
         Raises:
             NotFound: it is not known.
         """
         evidence = await self._store.read(lambda tx: tx.evidence(evidence_id))
-        problems = [problem async for problem in self._problems(evidence)]
-        verdict = Verdict(tuple(problems), evidence.artifacts, evidence.total_bytes)
-        result = f"{len(problems)} problems" if problems else "everything holds"
+        report = await vault.verify_kept(self._vault, evidence, self._authority_of(evidence))
+        result = f"{len(report.problems)} problems" if report.problems else "everything holds"
         await self._custody("evidence.verified", evidence, operator, f"{evidence_id} verified: {result}", "")
-        return verdict
+        return report
 
     async def export(self, name: str, *, operator: str, reason: str) -> AsyncIterator[bytes]:
         """The bytes of the container with one evidence, or with all of an incident.
@@ -146,25 +136,13 @@ class Records:
         return await self._store.verify()
 
     async def _manifest(self, evidence: Evidence) -> Manifest:
-        signed = b"".join([part async for part in self._vault.read([evidence.manifest_sha256])])
+        signed = await self._vault.read_manifest(evidence)
         chain_pem = evidence.host_chain_pem.encode()
-        head, manifest = receipts.check(signed, evidence.receipt, chain_pem, self._authority_of(evidence))
+        authority = self._authority_of(evidence)
+        head, manifest = await asyncio.to_thread(receipts.check, signed, evidence.receipt, chain_pem, authority)
         if head != evidence:
             raise EvidenceError(f"{evidence.id}: the store's record differs from what was signed")
         return manifest
-
-    async def _problems(self, evidence: Evidence) -> AsyncIterator[str]:
-        try:
-            manifest = await self._manifest(evidence)
-        except EvidenceError as error:
-            yield str(error)
-            return
-        for artifact in manifest.artifacts:
-            try:
-                async for _ in self._vault.read_artifact(artifact):
-                    pass
-            except EvidenceError as error:
-                yield str(error)
 
     def _authority_of(self, evidence: Evidence) -> bytes:
         """The certificate to verify with: this controller's, or one that an operator named when importing."""
