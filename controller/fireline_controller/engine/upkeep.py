@@ -68,20 +68,19 @@ class Upkeep:
         certificate = self._authority.issue_agent(
             request, host=host.name, generation=host.generation, now=now, lifetime=lifetime
         )
-        renewed = replace(host, certificate_serial=certificate.serial, certificate_not_after=certificate.not_after)
 
-        def record(tx: Transaction) -> None:
+        def issued(tx: Transaction) -> None:
             tx.put_certificate(certificate)
-            tx.put_host(renewed)
             summary = f"certificate of {host.name} renewed until {certificate.not_after:%Y-%m-%d %H:%M}Z"
             data = {"serial": certificate.serial}
             tx.append(Entry("certificate.renewed", "controller", now, summary, host=host.name, data=data))
 
-        await self._store.run(record)
-        chain = certificate.pem.encode() + self._authority.ca_pem
-        await client.install_certificate(
-            replace(command, request_id=f"{command.request_id}-install"), chain, timeout_s=_TIMEOUT_S
-        )
+        await self._store.run(issued)
+        install = replace(command, request_id=f"{command.request_id}-install")
+        await client.install_certificate(install, self._authority.chain_of(certificate), timeout_s=_TIMEOUT_S)
+        # Only now: a host that did not take it is still due, and is asked again.
+        renewed = replace(host, certificate_serial=certificate.serial, certificate_not_after=certificate.not_after)
+        await self._store.run(lambda tx: tx.put_host(renewed))
         return renewed
 
     async def push_deny_list(self, hosts: Sequence[Host]) -> None:
@@ -99,20 +98,22 @@ class Upkeep:
 
     async def watch(self, host: Host) -> None:
         """Hold a stream to the host for ever, and journal when it is lost and when it is back."""
-        is_lost = False
+        is_lost = is_told = False
         while True:
             try:
                 async for event in self._fleet.client(host).watch():
                     if is_lost:
                         is_lost = False
                         await self._note(host, "host.back", f"{host.name} answers again")
+                    if not is_told:
+                        is_told = True
                         await self.push_deny_list([host])
                     log.info("host event", extra={"host": host.name, "kind": event.kind, "detail": event.detail})
                 reason = "it ended the stream"
             except HostError as error:
                 reason = str(error)
             if not is_lost:
-                is_lost = True
+                is_lost, is_told = True, False
                 await self._note(host, "host.lost", f"{host.name} is lost: {reason}")
             await asyncio.sleep(_WATCH_PAUSE_S)
 
