@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ GENERATION = 1
 LIFETIME = timedelta(hours=2)
 _HERE = Path(__file__).parent
 _HOSTS_IN_A_NETWORK = 250
+_FIRST_ADDRESS = "127.77.0.1"
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class Grounds:
 
 
 @contextmanager
-def laid(agents: int, *, port: int = 7700) -> Iterator[Grounds]:
+def laid(agents: int) -> Iterator[Grounds]:
     """Make the grounds in a temporary folder, away again at the end."""
+    port = _free_port()  # two runs at once don't meet
     with tempfile.TemporaryDirectory(prefix="fireline-bench-") as name:
         folder = Path(name)
         now = datetime.now(UTC)
@@ -121,6 +124,11 @@ def stand_ins(grounds: Grounds, kind: str, *, mute_every: int = 0, mute_how: str
         finally:
             assert served.stdin is not None
             served.stdin.close()  # which ends it
+
+
+def _free_port() -> int:
+    with socket.create_server((_FIRST_ADDRESS, 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def _enrol(opened: state.State, hosts: tuple[Host, ...]) -> None:

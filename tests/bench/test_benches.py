@@ -22,7 +22,7 @@ def grounds() -> Iterator[Grounds]:
     """Certificates and addresses for ten agents."""
     if shutil.which("gcc") is None:
         (pytest.fail if os.environ.get("LAB_REQUIRE") else pytest.skip)("gcc compiles the stand-ins")
-    with laid(AGENTS, port=7790) as made:
+    with laid(AGENTS) as made:
         yield made
 
 
