@@ -5,7 +5,7 @@ values > wire, descriptors > channels, diagnosis > failures > calls > client > f
 
 from fireline_controller.hosts.client import HostClient
 from fireline_controller.hosts.descriptors import raise_descriptor_limit, require_room
-from fireline_controller.hosts.fleet import Fleet
+from fireline_controller.hosts.fleet import Fleet, tune_collector
 from fireline_controller.hosts.values import (
     CancelAnswer,
     CaptureAccepted,
@@ -40,4 +40,5 @@ __all__ = [
     "Range",
     "raise_descriptor_limit",
     "require_room",
+    "tune_collector",
 ]

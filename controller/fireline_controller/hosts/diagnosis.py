@@ -12,7 +12,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from cryptography import x509
 
@@ -25,6 +25,9 @@ from fireline_wire import tls
 _EXPIRED: Final = 10
 _NOT_YET_VALID: Final = 9
 _WRONG_NAME: Final = 62
+
+# Address family and address, as the socket module has them.
+_Place: TypeAlias = tuple[int, Any]
 
 _ALERT: Final = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_ALERT_(\w+)\Z")
 _STAMP: Final = "%Y-%m-%d %H:%M:%SZ"
@@ -55,11 +58,19 @@ class Prober:
     async def _look(self, destination: Destination, deadline: float) -> HostError | None:
         try:
             async with asyncio.timeout_at(deadline):
-                connection = await _connect(destination.address)
+                place = await _resolve(destination.address)
         except TimeoutError:
-            return _unreachable(destination, values.NO_ANSWER, "no answer: the host is down or its network drops us")
+            return _unreachable(destination, values.NAME_UNKNOWN, "the name can't be resolved: no answer from the DNS")
         except (socket.gaierror, UnicodeError) as error:
             return _unreachable(destination, values.NAME_UNKNOWN, f"the name can't be resolved ({error})")
+        return await self._look_at_tcp(destination, place, deadline)
+
+    async def _look_at_tcp(self, destination: Destination, place: _Place, deadline: float) -> HostError | None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                connection = await _connect(place)
+        except TimeoutError:
+            return _unreachable(destination, values.NO_ANSWER, "no answer: the host is down or its network drops us")
         except ConnectionRefusedError:
             return _unreachable(destination, values.REFUSED, "refused: the host is up and no agent listens there")
         except OSError as error:
@@ -76,7 +87,7 @@ class Prober:
                 asyncio.timeout_at(deadline),
                 _handshake(connection, self._trusting(), destination.dns) as reader,
             ):
-                answer = await reader.read(1)
+                answer = await _first_byte(reader)
         except TimeoutError:
             return _unreachable(
                 destination, values.MUTE, "accepts connections and stays mute: the agent is frozen or overloaded"
@@ -86,7 +97,9 @@ class Prober:
         except ssl.SSLError as error:
             return _about_alert(destination, error)
         except OSError as error:
-            return _closed(destination, error.strerror or str(error))
+            if descriptors.is_exhaustion(error):
+                raise
+            return _unreachable(destination, values.BROKEN, "it ended the connection in the middle of the handshake")
         return None if answer else _closed(destination, "it closed the connection after our certificate")
 
     async def _about_certificate(self, destination: Destination, error: ssl.SSLCertVerificationError) -> HostError:
@@ -119,18 +132,31 @@ class Prober:
         return self._context[1]
 
 
-async def _connect(address: str) -> socket.socket:
-    loop = asyncio.get_running_loop()
+async def _resolve(address: str) -> _Place:
     name, _, port = address.rpartition(":")
-    family, kind, protocol, _, where = (await loop.getaddrinfo(name.strip("[]"), port, type=socket.SOCK_STREAM))[0]
-    connection = socket.socket(family, kind, protocol)
+    found = await asyncio.get_running_loop().getaddrinfo(name.strip("[]"), port, type=socket.SOCK_STREAM)
+    family, _, _, _, where = found[0]
+    return family, where
+
+
+async def _connect(place: _Place) -> socket.socket:
+    family, where = place
+    connection = socket.socket(family, socket.SOCK_STREAM)
     try:
         connection.setblocking(False)
-        await loop.sock_connect(connection, where)
+        await asyncio.get_running_loop().sock_connect(connection, where)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+async def _first_byte(reader: asyncio.StreamReader) -> bytes:
+    """What a server says first, HTTP/2's settings; nothing when it closes. In TLS 1.3 it judges our certificate now."""
+    try:
+        return await reader.read(1)
+    except ConnectionError:
+        return b""
 
 
 @asynccontextmanager
@@ -152,7 +178,7 @@ async def _served_certificate(destination: Destination) -> x509.Certificate | No
     try:
         async with asyncio.timeout(1):
             _, writer = await asyncio.open_connection(
-                sock=await _connect(destination.address), ssl=context, server_hostname=destination.dns
+                sock=await _connect(await _resolve(destination.address)), ssl=context, server_hostname=destination.dns
             )
     except (OSError, TimeoutError):
         return None
@@ -214,5 +240,5 @@ def _unreachable(destination: Destination, reason: str, what: str) -> Unreachabl
     return Unreachable(
         f"{destination.host} at {destination.address}: {what}",
         reason=reason,
-        retry_helps=reason in (values.REFUSED, values.NO_ANSWER, values.MUTE, values.NAME_UNKNOWN),
+        retry_helps=reason in (values.REFUSED, values.NO_ANSWER, values.MUTE, values.NAME_UNKNOWN, values.BROKEN),
     )

@@ -1,9 +1,10 @@
 """The clients of all hosts: long-lived, one for each enrolment of a host."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -15,6 +16,17 @@ from fireline_controller.hosts.client import GrpcHost, HostClient, PingEncoder
 from fireline_controller.hosts.diagnosis import Prober
 from fireline_controller.model import Host
 from fireline_wire import tls
+
+# Objects made before the collector looks at the youngest again. A call makes about twenty that reference counting
+# frees by itself; at the default of 700 the collector takes a tenth of a warm fan-out's time to find nothing.
+_COLLECTOR_THRESHOLD: Final = 50_000
+
+
+def tune_collector() -> None:
+    """Set this process's garbage collector for thousands of calls at once. Call it once, when all is imported."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECTOR_THRESHOLD)
 
 
 class Fleet:
