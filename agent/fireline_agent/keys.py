@@ -6,7 +6,6 @@ under way, `pending.key`. Leaves to others: how the first certificate is had (en
 """
 
 import json
-import os
 import shutil
 import threading
 from collections.abc import Collection
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fireline_agent.errors import ConfigError, RefusedError
-from fireline_wire import chain
+from fireline_wire import chain, durable
 from fireline_wire.identity import Identity, Role
 from fireline_wire.tls import Credentials
 
@@ -76,9 +75,9 @@ class KeyFolder:
         shutil.rmtree(making, ignore_errors=True)  # a killed run's
         making.mkdir(mode=0o700, parents=True)
         for name, content in ((KEY, key_pem), (CHAIN, chain_pem), (AUTHORITY, ca_pem)):
-            _write(making / name, content)
+            durable.write_new(making / name, content)
         making.rename(folder)
-        _sync_folder(folder.parent)
+        durable.sync_folder(folder.parent)
         return cls(folder, held)
 
     @property
@@ -99,7 +98,7 @@ class KeyFolder:
         path = self._folder / PENDING
         with self._writing:
             if not path.exists():
-                _replace(path, key_to_pem(new_key()))
+                durable.replace(path, key_to_pem(new_key()))
             return signing_request(_load_key(_read(self._folder, PENDING), path))
 
     def install(self, chain_pem: bytes) -> Held:
@@ -111,9 +110,9 @@ class KeyFolder:
         """
         with self._writing:
             fresh = self._checked(chain_pem)
-            _replace(self._folder / CHAIN, chain_pem)
+            durable.replace(self._folder / CHAIN, chain_pem)
             (self._folder / PENDING).replace(self._folder / KEY)  # after a crash right here, `open` does this
-            _sync_folder(self._folder)
+            durable.sync_folder(self._folder)
             self._held = fresh
             return fresh
 
@@ -152,7 +151,9 @@ class KeyFolder:
             OSError: it can't be written.
         """
         with self._writing:
-            _replace(self._folder / DENIED, json.dumps({"version": version, "serials": sorted(serials)}).encode())
+            durable.replace(
+                self._folder / DENIED, json.dumps({"version": version, "serials": sorted(serials)}).encode()
+            )
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -201,7 +202,7 @@ def _finish_installation(folder: Path) -> None:
         raise ConfigError(f"{folder / CHAIN}: {error}") from None
     if leaf.public_key() == _load_key(_read(folder, PENDING), pending).public_key():
         pending.replace(folder / KEY)
-        _sync_folder(folder)
+        durable.sync_folder(folder)
 
 
 def _load_key(pem: bytes, path: Path) -> ec.EllipticCurvePrivateKey:
@@ -222,27 +223,3 @@ def _read(folder: Path, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    _write(fresh, content)
-    fresh.replace(path)
-    _sync_folder(path.parent)
-
-
-def _write(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,6 @@
 """The folder on the disk: written whole or not at all, read with every problem named."""
 
 import errno
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fireline_controller.model import ConfigError, StoreError
 from fireline_controller.pki.signing import load_key
-from fireline_wire import chain
+from fireline_wire import chain, durable
 from fireline_wire.identity import Role
 
 
@@ -50,10 +49,10 @@ def write_new(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(making, ignore_errors=True)  # a killed run's
         making.mkdir(mode=0o700, parents=True)
         for name, content in files.items():
-            _write(making / name, content)
-        _sync_folder(making)
+            durable.write_new(making / name, content)
+        durable.sync_folder(making)
         making.rename(folder)
-        _sync_folder(folder.parent)
+        durable.sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(making, ignore_errors=True)
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
@@ -67,12 +66,8 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
         StoreError: it can't be written.
     """
-    fresh = path.with_name(f".{path.name}.new")
     try:
-        fresh.unlink(missing_ok=True)
-        _write(fresh, content)
-        fresh.replace(path)
-        _sync_folder(path.parent)
+        durable.replace(path, content)
     except OSError as error:
         raise StoreError(f"{path}: can't be written: {error.strerror}") from error
 
@@ -138,19 +133,3 @@ class _Reading:
                 self.problems.append(f"{name}.pem is for {found}, wanted the role {role}")
         except ValueError as error:
             self.problems.append(f"{name}.pem: {error}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from typing import Final, ParamSpec, Protocol, TypeVar
 from fireline_controller.model import ChunkPlace
 from fireline_controller.vault import packs
 from fireline_controller.vault.plan import batches
+from fireline_wire import durable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,7 +50,7 @@ class Disk:
         for wanted in (folder, self.incoming, self.kept):
             if not wanted.exists():
                 wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
-                packs.sync_folder(wanted.parent)
+                durable.sync_folder(wanted.parent)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do blocking work in a thread of the vault's own."""

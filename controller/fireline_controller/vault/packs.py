@@ -18,6 +18,7 @@ from typing import Final
 import zstandard
 
 from fireline_controller.model import ChunkPlace, EvidenceError, StoreError
+from fireline_wire import durable
 
 _HEADER: Final = struct.Struct(">4sBxxxII32s")
 _MAGIC: Final = b"FLP1"
@@ -117,8 +118,8 @@ class PackWriter:
                 self._path.unlink(missing_ok=True)
                 raise as_store_error(error, self._path, self._end) from None
             self._path.rename(target)
-            sync_folder(target.parent)
-            sync_folder(self._path.parent)
+            durable.sync_folder(target.parent)
+            durable.sync_folder(self._path.parent)
             self.close()
 
     def discard(self) -> None:
@@ -203,15 +204,6 @@ def require_room(folder: Path, size: int, *, reserve_bytes: int) -> None:
             f"{folder}: no room for {size} bytes of evidence: {free} are free and {reserve_bytes} of them are"
             " reserved; make room, then capture again"
         )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable (a rename is, only after this)."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def as_store_error(error: OSError, where: Path, size: int) -> StoreError:
