@@ -15,8 +15,8 @@ from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import grpc
 
-from fireline_wire import chain
 from fireline_wire.identity import Identity, Role
+from fireline_wire.leaf import read_leaf
 from fireline_wire.status import Refusal, abort
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,12 @@ def peer_from_pem(certificate_pem: bytes) -> Peer:
     Raises:
         ValueError: it carries no Fireline identity, or more than one.
     """
-    certificate = chain.certificates(certificate_pem)[0]
-    return Peer(chain.identity_of(certificate), chain.serial_hex(certificate))
+    leaf = read_leaf(certificate_pem)
+    try:
+        (uri,) = leaf.uris
+        return Peer(Identity.parse(uri), leaf.serial_hex)
+    except ValueError as error:
+        raise ValueError(f"certificate {leaf.serial_hex} does not carry one Fireline identity: {error}") from None
 
 
 def peer_of(context: _Context) -> Peer:
