@@ -88,13 +88,19 @@ async def _client(grounds: Grounds) -> AsyncIterator[HostClient]:
 def serving(grounds: Grounds, total_bytes: int) -> Iterator[tuple[int, Artifact]]:
     """Run the installed agent for the first host, with the capture in its spool; its pid and the artifact."""
     folder = grounds.folder / f"agent-{os.getpid()}"
-    artifact = _lay(grounds, folder, total_bytes)
-    config = folder / "agent.toml"
+    config = lay_agent(grounds, folder, total_bytes=total_bytes)
+    with agent_process(config, folder / "agent.log") as pid:
+        yield pid, _artifact(folder)
+
+
+def lay_agent(grounds: Grounds, folder: Path, *, total_bytes: int) -> Path:
+    """An agent's state folder with keys, one sealed capture of this size, and settings; the path of the settings."""
+    _lay(grounds, folder, total_bytes)
     settings = {"listen": grounds.hosts[0].address, "state": str(folder), "policy": str(folder / "policy.toml")}
     limits = {"spool_limit_bytes": _LIMIT, "spool_reserve_bytes": 0}
+    config = folder / "agent.toml"
     config.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (settings | limits).items()))
-    with agent_process(config, folder / "agent.log") as pid:
-        yield pid, artifact
+    return config
 
 
 @contextmanager
@@ -119,8 +125,7 @@ def agent_process(config: Path, log: Path) -> Iterator[int]:
             agent.terminate()
 
 
-def _lay(grounds: Grounds, folder: Path, total_bytes: int) -> Artifact:
-    """An agent's state folder with keys and one sealed capture, whose chunks are all different and don't compress."""
+def _lay(grounds: Grounds, folder: Path, total_bytes: int) -> None:
     keys, capture = folder / "keys", Folder(folder / "spool" / key(CAPTURE))
     for made in (folder, keys, folder / "spool", capture.path, capture.files):
         made.mkdir(mode=0o700, exist_ok=True)
@@ -136,10 +141,16 @@ def _lay(grounds: Grounds, folder: Path, total_bytes: int) -> Artifact:
     capture.order.write_text("{}")
     capture.manifest.write_bytes(b"{}")
     capture.sealed.write_text(json.dumps(asdict(Sealed("0" * 64, 2, 1, total_bytes, False, ""))))
-    return artifact
+    (folder / "artifact.json").write_text(json.dumps(asdict(artifact)))
+
+
+def _artifact(folder: Path) -> Artifact:
+    raw = json.loads((folder / "artifact.json").read_text())
+    return Artifact(**{**raw, "chunks": tuple(raw["chunks"])})
 
 
 def _write_artifact(path: Path, total_bytes: int) -> Artifact:
+    # All chunks differ, so that none is deduplicated, and none compresses.
     filler, whole, chunks = os.urandom(CHUNK_BYTES - 8), hashlib.sha256(), []
     with path.open("wb") as file:
         for number in range(total_bytes // CHUNK_BYTES):

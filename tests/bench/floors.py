@@ -13,6 +13,7 @@ from typing import cast
 from tests.bench.grounds import GENERATION, Grounds, compiled
 
 ECHO_BYTES = 64
+_DEADLINE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Times:
 
 
 class Echo(asyncio.Protocol):
-    """One connection; each echo is awaited by itself, as a fan-out must, whose hosts each have an outcome."""
+    """One connection; each echo is awaited by itself under its own deadline, since a host has an outcome."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -41,7 +42,8 @@ class Echo(asyncio.Protocol):
         """Send the bytes and wait until they are back."""
         self._missing, self._answered = ECHO_BYTES, self._loop.create_future()
         self.transport.write(b"x" * ECHO_BYTES)
-        await self._answered
+        async with asyncio.timeout(_DEADLINE_S):
+            await self._answered
 
     def data_received(self, data: bytes) -> None:
         """Count what comes back."""

@@ -1,4 +1,4 @@
-"""Measure the product against its floors: `python -m tests.bench.run [fanout] [mute] [transfer] --json FILE`.
+"""Measure the product against its floors: `python -m tests.bench.run [BENCH …] --json FILE`.
 
 Product and floors take turns, each in a fresh process, so that whatever else the machine does weighs on all of them;
 what counts are the ratios of the medians. A goal that is missed is marked; the exit code is 1 with `--gate`.
@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench import footprint, real
 from tests.bench.grounds import Grounds, laid, stand_ins
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
+_REAL_AGENTS = 20
 _COLD_DEADLINE_S = 8.0  # for the connections to stand before mute agents are measured
 
 
@@ -71,6 +73,7 @@ class Plan:
     rounds: int
     deadline_s: float
     total_bytes: int
+    rest_s: float
 
 
 def fanout(plan: Plan) -> Report:
@@ -149,15 +152,46 @@ def transfer(plan: Plan) -> Report:
     return Report(f"transfer of {plan.total_bytes >> 20} MiB", (*fast.values(), *grown), ratios)
 
 
+def rest(plan: Plan) -> Report:
+    """What the programs cost when nothing happens."""
+    with laid(1) as grounds:
+        over_bare, resident, busy = footprint.agent_at_rest(grounds, seconds=plan.rest_s)
+    helps = [(footprint.help_s(), footprint.bare_help_s()) for _ in range(max(plan.repetitions, 3))]
+    own, bare = (
+        Figure.of(name, "ms", [pair[i] * 1e3 for pair in helps]) for i, name in enumerate(("help", "bare help"))
+    )
+    figures = (Figure.of("agent at rest, resident", "MiB", [resident / 2**20]), own, bare)
+    ratios = (
+        Ratio("agent's memory at rest / bare Python", over_bare, 4.5),
+        Ratio("agent's processor time at rest, percent", busy * 100, 0.1),
+        Ratio("fireline --help / a bare typer program", own.median / bare.median, 2),
+    )
+    return Report("at rest", figures, ratios)
+
+
+def agents(plan: Plan) -> Report:
+    """A no-op to twenty real agents, from the command line to its end."""
+    with real.fleet(_REAL_AGENTS) as made:
+        took = Figure.of("fireline host ping", "s", [real.ping_s(made) for _ in range(max(plan.repetitions, 3))])
+    ratio = Ratio("seconds from command line to answer", took.median, 0.5)
+    return Report(f"{_REAL_AGENTS} real agents and a daemon", (took,), (ratio,))
+
+
 # Product, floor, and the share of the floor's speed that is the goal.
 _TRANSFERS = (("fetch_bare", "socket_bare", 0.8), ("fetch_kept", "socket_kept", 1.0))
-BENCHES: dict[str, Callable[[Plan], Report]] = {"fanout": fanout, "mute": mute, "transfer": transfer}
+BENCHES: dict[str, Callable[[Plan], Report]] = {
+    "fanout": fanout,
+    "mute": mute,
+    "transfer": transfer,
+    "rest": rest,
+    "agents": agents,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benches that were asked for, print a table, and write JSON if wanted."""
     args = _parser().parse_args(argv)
-    plan = Plan(args.agents, args.repetitions, args.rounds, args.deadline, args.mebibytes << 20)
+    plan = Plan(args.agents, args.repetitions, args.rounds, args.deadline, args.mebibytes << 20, args.rest)
     reports = []
     for name in args.bench or list(BENCHES):
         report = BENCHES[name](plan)
@@ -208,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=12, help="warm rounds of each repetition")
     parser.add_argument("--deadline", type=float, default=2.0, help="seconds, for mute agents")
     parser.add_argument("--mebibytes", type=int, default=512, help="of each transfer")
+    parser.add_argument("--rest", type=float, default=30, help="seconds that the agent is watched at rest")
     parser.add_argument("--json", type=Path, help="write everything there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a goal is missed")
     return parser
