@@ -11,9 +11,10 @@ import os
 import platform
 import resource
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
@@ -35,20 +36,50 @@ async def start_module(module: str, *arguments: str, stderr: IO[bytes]) -> async
 
     It finds the same packages as this process and inherits nothing else of its environment.
     """
-    environment = {
-        "LANG": "C.UTF-8",
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-    }
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", module, *arguments),
+        *_command(module, arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
         cwd="/",
-        env=environment,
+        env=_environment(),
         start_new_session=True,
     )
+
+
+def run_module(module: str, *arguments: str, given: bytes, timeout_s: float) -> bytes:
+    """Run a module of this program to its end with these bytes as its input; returns its output. Blocking.
+
+    Raises:
+        OSError: it can't be started, did not end in time, or failed; the message holds what it complained of.
+    """
+    try:
+        ended = subprocess.run(
+            _command(module, arguments),
+            input=given,
+            capture_output=True,
+            timeout=timeout_s,
+            cwd="/",
+            env=_environment(),
+            check=True,
+        )
+    except subprocess.SubprocessError as error:
+        complaint = getattr(error, "stderr", None) or b""
+        raise OSError(f"{module}: {error}: {complaint[-2000:].decode(errors='replace')}") from None
+    return ended.stdout
+
+
+def _command(module: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    return (sys.executable, "-P", "-m", module, *arguments)
+
+
+def _environment() -> dict[str, str]:
+    """Enough to find the same packages as this process; nothing else of what it inherited."""
+    return {
+        "LANG": "C.UTF-8",
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
 
 
 def adopt_orphans() -> None:

@@ -11,10 +11,10 @@ from fireline_agent.capture.order import Folder, Order
 from fireline_agent.capture.runner import CollectorEnded, CollectorStarted, News, Runner, Running
 from fireline_agent.capture.spool import Sealed, Spool, read_sealed
 from fireline_agent.errors import RefusedError
-from fireline_agent.keys import KeyFolder
 from fireline_agent.ledger import Command
 from fireline_agent.server.commands import Commands, checked, require_short
 from fireline_agent.server.edge import Context, Places, streaming, unary
+from fireline_agent.server.keyring import Keyring
 from fireline_agent.server.orders import Terms, order_from
 from fireline_wire.v1 import capture_pb2, capture_pb2_grpc
 
@@ -39,7 +39,7 @@ class CaptureService(capture_pb2_grpc.CaptureServicer):
         self,
         terms: Terms,
         *,
-        keys: KeyFolder,
+        keys: Keyring,
         spool: Spool,
         runner: Runner,
         commands: Commands,
@@ -153,7 +153,7 @@ class CaptureService(capture_pb2_grpc.CaptureServicer):
         # Each place has its share of the room, so that one capture can't take it from another.
         budget = room // (self._terms.config.capture_slots - len(self._runner))
         self._spool.require_room(budget)
-        order = order_from(request, self._terms, host=self._keys.held.identity.name, budget_bytes=budget)
+        order = order_from(request, self._terms, host=self._keys.held.name, budget_bytes=budget)
         await self._commands.begin(command)
         folder = await self._off_loop(self._spool.create, order)
         running = self._runner.start(order, folder, deadline_s=self._deadline_s(context))
@@ -202,7 +202,7 @@ class CaptureService(capture_pb2_grpc.CaptureServicer):
     def _rehearsal(self, request: capture_pb2.CaptureRequest) -> list[capture_pb2.CaptureEvent]:
         """What would be done, collector by collector, and nothing done."""
         require_short("context.request_id", request.context.request_id, 100)
-        order = order_from(request, self._terms, host=self._keys.held.identity.name, budget_bytes=0)
+        order = order_from(request, self._terms, host=self._keys.held.name, budget_bytes=0)
         ended = [_event(_rehearsed(order, index)) for index in range(len(order.collectors))]
         return [_accepted(request, replayed=False), *ended]
 

@@ -1,5 +1,6 @@
 """The Host service: what this host is, how its certificate and its deny-list are kept fresh, what happens on it."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,10 +12,10 @@ from fireline_agent.capture.spool import Spool
 from fireline_agent.errors import RefusedError
 from fireline_agent.hands.cgroup import Hierarchy
 from fireline_agent.hands.facts import Facts
-from fireline_agent.keys import KeyFolder
 from fireline_agent.server.commands import Commands, checked, refuse_dry_run
 from fireline_agent.server.edge import Context, Places, streaming, unary
 from fireline_agent.server.events import Events, event, now
+from fireline_agent.server.keyring import Keyring
 from fireline_wire.guard import DenyList
 from fireline_wire.v1 import host_pb2, host_pb2_grpc
 
@@ -38,7 +39,7 @@ class HostService(host_pb2_grpc.HostServicer):
         self,
         described: Described,
         *,
-        keys: KeyFolder,
+        keys: Keyring,
         deny: DenyList,
         spool: Spool,
         commands: Commands,
@@ -82,7 +83,7 @@ class HostService(host_pb2_grpc.HostServicer):
             described, held = self._described, self._keys.held
             free = await self._commands.call(self._spool.free_bytes)
             return host_pb2.HostDescription(
-                name=held.identity.name,
+                name=held.name,
                 agent_version=__version__,
                 boot_id=described.machine.boot_id,
                 machine_id=described.machine.machine_id,
@@ -152,8 +153,12 @@ class HostService(host_pb2_grpc.HostServicer):
         async def act() -> bytes:
             cut = 0
             if request.version >= self._deny.version:
-                await self._commands.call(self._keys.keep_denied, request.version, list(request.serials_hex))
-                cut = self._deny.replace(request.version, list(request.serials_hex))
+                version, serials = request.version, list(request.serials_hex)
+                # Begun before the cut, which may hit this very call, and not awaited before it, since it takes a while.
+                keeping = asyncio.ensure_future(self._commands.call(self._keys.keep_denied, version, serials))
+                await asyncio.sleep(0)
+                cut = self._deny.replace(version, serials)
+                await asyncio.shield(keeping)
             return host_pb2.SetDenyListReply(version=self._deny.version, calls_cut=cut).SerializeToString()
 
         refuse_dry_run(request)

@@ -18,7 +18,6 @@ from fireline_agent.capture.spool import Spool
 from fireline_agent.config import Config
 from fireline_agent.errors import ConfigError
 from fireline_agent.hands import cgroup, facts
-from fireline_agent.keys import KEY, KeyFolder
 from fireline_agent.ledger import Ledger
 from fireline_agent.policy import Policy
 from fireline_agent.server.capture import CaptureService
@@ -26,6 +25,7 @@ from fireline_agent.server.commands import Commands
 from fireline_agent.server.edge import Places
 from fireline_agent.server.events import Events
 from fireline_agent.server.host import Described, HostService
+from fireline_agent.server.keyring import Keyring
 from fireline_agent.server.orders import Terms
 from fireline_agent.server.transfer import Transfer
 from fireline_wire import tls
@@ -56,7 +56,7 @@ class Parts:
     config: Config
     policy: Policy
     registry: Mapping[str, str]
-    keys: KeyFolder
+    keys: Keyring
     ledger: Ledger
     spool: Spool
     hierarchy: cgroup.Hierarchy
@@ -100,7 +100,7 @@ async def serve(
 def _open(config: Config, registry: Mapping[str, str], stack: ExitStack) -> Parts:
     policy = Policy.read(config.policy)
     config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    keys = KeyFolder.open(config.keys)
+    keys = Keyring.open(config.keys)
     ledger = Ledger.open(config.state / "ledger", limit=config.ledger_entries)
     stack.callback(ledger.close)
     hierarchy = cgroup.prepare(_group_name(config))
@@ -126,12 +126,12 @@ def _group_name(config: Config) -> str:
 
 def _build(parts: Parts, events: Events, tasks: asyncio.TaskGroup) -> tuple[CaptureService, grpc.aio.Server]:
     config = parts.config
-    deny = DenyList(*parts.keys.denied())
+    deny = DenyList(*parts.keys.held.denied)
     commands = Commands(parts.ledger, parts.control)
     places = Places("commands", config.command_slots)
     runner = Runner(
         parts.spool,
-        key_path=config.keys / KEY,
+        key_path=parts.keys.held.key_path,
         threads=parts.control,
         tasks=tasks,
         on_change=lambda running: _tell(events, running),
