@@ -17,7 +17,7 @@ from tests.lab import Host, Lab, eventually
 
 BIN = Path(sys.executable).parent
 AGENT_CONFIG = "/etc/fireline/agent.toml"
-PORTS = 7701
+ENROLLMENT_PORT = 27701  # not the default one, which a real controller on this machine may hold
 
 
 class Fleet:
@@ -56,7 +56,7 @@ class Fleet:
         try:
             self.lab.up()
             self.state.mkdir(mode=0o700)
-            listen = f'[listen]\nenrollment = "{self.lab.controller_address}:{PORTS}"\n'
+            listen = f'[listen]\nenrollment = "{self.lab.controller_address}:{ENROLLMENT_PORT}"\n'
             (self.state / "fireline.toml").write_text(listen + self._settings)
             self.fireline("init", "--operator", "tester")
             self.start_daemon()
