@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _STOP_S: Final = 1.7  # a worker that was told to stop and has not by then is killed: cancelling takes 2 s at most
+# A collector may work longer than a caller waits in silence.
+SIGN_OF_LIFE_S: Final = 10.0
 _RESTARTED: Final = "the agent was restarted"
 
 
@@ -57,13 +59,15 @@ News = CollectorStarted | CollectorEnded | Sealed
 class Running:
     """A capture in work. `stopped` is set once nothing of it runs any more, before it is sealed."""
 
-    def __init__(self, order: Order, folder: Folder) -> None:
+    def __init__(self, order: Order, folder: Folder, *, sign_of_life_s: float = SIGN_OF_LIFE_S) -> None:
         self.order = order
         self.folder = folder
         self.stopped = asyncio.Event()
         self.unkillable_pids: set[int] = set()
         self.partial_reason = ""
         self._news: list[News] = []
+        self._sign_of_life_s = sign_of_life_s
+        self._at_work: CollectorStarted | None = None
         self.is_over = False
         self._failure: RefusedError | None = None
         # Set at the next change and then replaced by a fresh one.
@@ -72,6 +76,8 @@ class Running:
 
     async def follow(self) -> AsyncIterator[News]:
         """All news from the first on, as they come; the last one is Sealed.
+
+        While nothing happens for long, the last collector that started is told again as a sign of life.
 
         Raises:
             RefusedError: the capture could not be sealed.
@@ -84,8 +90,11 @@ class Running:
                 yield news
             if told == len(self._news) and self.is_over:
                 break
-            if changed is self._changed:
-                await changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._sign_of_life_s):
+                    await changed.wait()
+            if not changed.is_set() and self._at_work is not None:
+                yield self._at_work
         if self._failure is not None:
             raise self._failure
 
@@ -102,6 +111,8 @@ class Running:
     def tell(self, news: News) -> None:
         """Add news."""
         self._news.append(news)
+        if isinstance(news, CollectorStarted):
+            self._at_work = news
         self._wake()
 
     def end(self, failure: RefusedError | None) -> None:

@@ -219,6 +219,8 @@ Global___CaptureAccepted: _TypeAlias = CaptureAccepted  # noqa: Y015
 
 @_typing.final
 class CollectorStarted(_message.Message):
+    """Told again every ten seconds while nothing else happens, as a sign of life."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int

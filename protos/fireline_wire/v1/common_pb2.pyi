@@ -189,7 +189,10 @@ class CommandContext(_message.Message):
     reason: _builtins.str
     """Why, in the operator's words; it goes into the journal and into the evidence."""
     fence_token: _builtins.int
-    """A number that only grows. A host refuses a command that carries a lower one than it has seen."""
+    """A number that only grows. A host refuses a command that changes it (certificates, deny-list) and carries a lower
+    one than such a command before it. Commands that only observe (pings, captures and all that belongs to them) may
+    overtake one another: nothing that a newer one decided is undone by an older one.
+    """
     dry_run: _builtins.bool
     """Say what would be done, and do nothing."""
     @_builtins.property

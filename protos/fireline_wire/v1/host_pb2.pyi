@@ -116,7 +116,7 @@ class HostDescription(_message.Message):
     """"v2", "v1" or "none": which cgroup hierarchy binds the collectors."""
     deny_list_version: _builtins.int
     fence_token: _builtins.int
-    """The highest fence token that this host has seen."""
+    """The highest fence token that a command which changed this host has carried."""
     spool_free_bytes: _builtins.int
     """Free bytes where the agent spools evidence."""
     @_builtins.property

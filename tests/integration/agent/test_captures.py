@@ -4,13 +4,14 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from fireline_agent.capture.runner import CollectorEnded, CollectorStarted
+from fireline_agent.capture.order import Folder
+from fireline_agent.capture.runner import CollectorEnded, CollectorStarted, News, Running
 from fireline_agent.capture.spool import Sealed
 from fireline_agent.hands import cgroup
 from fireline_agent.hands.process import children, is_running
@@ -313,6 +314,28 @@ async def test_cancel_names_who_can_not_be_killed(tmp_path: Path, hierarchy: cgr
     assert took < 2.0
     assert len(running.unkillable_pids) == 1
     assert found.run("stuck").status == "cancelled"
+
+
+async def test_a_long_silence_is_broken_by_signs_of_life(tmp_path: Path) -> None:
+    """A caller can tell a collector that works from an agent that hangs; the news themselves stay as they are."""
+    running = Running(order(collector("well")), Folder(tmp_path), sign_of_life_s=0.02)
+    started = CollectorStarted("well", 0, 1)
+    running.tell(started)
+
+    heard = [news async for news, _ in _until(running.follow(), 4)]
+    running.end(None)
+
+    assert heard == [started] * 4
+    assert [news async for news in running.follow()] == [started]
+
+
+async def _until(news: AsyncIterator[News], count: int) -> AsyncIterator[tuple[News, int]]:
+    number = 0
+    async for one in news:
+        number += 1
+        yield one, number
+        if number == count:
+            return
 
 
 async def test_many_followers_each_get_all_news(tmp_path: Path) -> None:
