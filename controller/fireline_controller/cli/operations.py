@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ from fireline_controller.cli import output, session
 if TYPE_CHECKING:
     from fireline_wire.v1 import control_pb2
     from fireline_wire.v1.control_pb2_grpc import ControlStub
+
+
+_REDRAW_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,7 @@ class _Progress:
         self._lines = wish.json_lines
         self._live = sys.stderr.isatty() and not wish.json_lines
         self._width = 0
+        self._drawn_s = 0.0
 
     def show(self, seen: Followed, event: "control_pb2.OperationEvent") -> None:
         if self._lines:
@@ -171,8 +176,9 @@ class _Progress:
             return
         if event.HasField("started"):
             self._say_start(event.started)
-        if self._live and seen.started is not None:
+        if self._live and seen.started is not None and time.monotonic() - self._drawn_s > _REDRAW_S:
             self._draw(self._totals(seen))
+            self._drawn_s = time.monotonic()
 
     def close(self) -> None:
         if self._live:
@@ -182,6 +188,9 @@ class _Progress:
         if started.incident_id:
             output.say(f"incident {started.incident_id}")
         if not started.operation_id:
+            output.say(
+                "no --target: nothing was captured; capture: fireline capture -t HOSTS -i " + started.incident_id
+            )
             return
         count = len(started.target.hosts)
         output.say(f"{started.operation_id}: {count} host{'s' * (count != 1)}: {started.target.folded}")
