@@ -23,9 +23,11 @@ class Config:
     listen: str = "0.0.0.0:7700"
     # Keys, ledger and spool live here; 0700, on a disk that survives a restart.
     state: Path = Path("/var/lib/fireline-agent")
-    # What this host allows, see policy.py. A missing file means the defaults.
+    # What this host allows, whatever the controller asks. A missing file means the defaults.
     policy: Path = Path("/etc/fireline/policy.toml")
+    # Where the Docker Engine answers, if there is one.
     docker_socket: Path = Path("/var/run/docker.sock")
+    # debug, info, warning or error.
     log_level: str = "info"
 
     # Sealed evidence that waits for the controller, all captures together.
@@ -35,9 +37,11 @@ class Config:
     # How long a sealed capture waits to be fetched.
     spool_keep_s: int = 7 * 24 * 3600
 
-    # Captures, transfers and other commands at once. Each kind has places of its own: none waits for another (I9).
+    # Captures at once. Captures, transfers and other commands have places of their own: none waits for another (I9).
     capture_slots: int = 2
+    # Transfers of evidence at once.
     transfer_slots: int = 8
+    # Other commands at once.
     command_slots: int = 64
     # A whole capture, whatever the caller's time-out.
     capture_deadline_s: int = 900
@@ -48,14 +52,17 @@ class Config:
     # Request ids that are remembered; the oldest are forgotten first.
     ledger_entries: int = 10_000
 
-    # Of one core, children included.
+    # Percent of one core for one collector, children included; this and the next ones are ceilings of every order.
     collector_cpu_percent: int = 100
+    # Memory of one collector, children included.
     collector_memory_bytes: int = 512 << 20
+    # All artifacts of one collector.
     collector_output_bytes: int = 2 << 30
+    # One collector, from its start to its last byte.
     collector_deadline_s: int = 120
     # Processes and threads of one collector.
     collector_pids: int = 64
-    # 1 to 1000; 100 is the normal share.
+    # Share of the disk's time, 1 to 1000; 100 is the normal one.
     collector_io_weight: int = 50
 
     def __post_init__(self) -> None:

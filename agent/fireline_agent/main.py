@@ -36,7 +36,7 @@ Exit status: 0 it was done; 1 it failed, or this host was not let in; 2 the comm
 
 def main(arguments: Sequence[str] | None = None, *, collectors: Mapping[str, str] | None = None) -> int:
     """Run the command line; `collectors` are the ones to serve, all by default."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         config = Config.read(options.config) if options.config is not None else _default_config()
         if options.command == "join":
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None, *, collectors: Mapping[str, str
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, which the reference is made from too."""
     parser = argparse.ArgumentParser(
         prog="fireline-agent",
         description="The agent of Fireline: one host's hands for incident response.",
@@ -62,15 +63,33 @@ def _parser() -> argparse.ArgumentParser:
         "--config", type=Path, metavar="FILE", help=f"settings (default: {DEFAULT_CONFIG} if it is there)"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("run", parents=[common], help="serve the controller until SIGTERM")
-    join = commands.add_parser("join", parents=[common], help="get this host's certificate with a one-time token")
-    join.add_argument("--token", required=True, help="what `fireline enroll token` printed; `-` reads it from stdin")
+    commands.add_parser(
+        "run",
+        parents=[common],
+        help="serve the controller until SIGTERM",
+        description="Serve the controller until SIGTERM. Then no new work is taken, and what runs is ended and sealed.",
+    )
+    join = commands.add_parser(
+        "join",
+        parents=[common],
+        help="get this host's certificate with a one-time token",
+        description="Get this host's certificate. The key is made here and never leaves; nothing is sent to a "
+        "controller other than the one that the token pins.",
+    )
+    join.add_argument(
+        "--token", required=True, metavar="TOKEN", help="what `fireline enroll token` printed; `-` reads it from stdin"
+    )
     join.add_argument(
         "--listen",
         metavar="ADDRESS:PORT",
         help="where the controller shall reach this host (default: the address that this host is seen at)",
     )
-    commands.add_parser("check-config", parents=[common], help="read settings and policy, and say what is wrong")
+    commands.add_parser(
+        "check-config",
+        parents=[common],
+        help="read settings and policy, and say what is wrong",
+        description="Read settings and policy; print every value that is in force, or say what is wrong and exit 2.",
+    )
     return parser
 
 

@@ -19,7 +19,9 @@ from fireline_agent.errors import ConfigError, RefusedError
 class Policy:
     """The host's own rules. Names of collectors may be shell patterns; `*` allows every one."""
 
+    # Host and Capture; Host can't be left out.
     services: tuple[str, ...] = ("Host", "Capture")
+    # Collectors that may run, as shell patterns.
     collectors: tuple[str, ...] = ("*",)
     # Folders that a command may name to be read, with all below them. What a collector reads by its nature, such as
     # /proc, is allowed or forbidden with the collector.
