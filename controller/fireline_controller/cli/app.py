@@ -11,10 +11,19 @@ import typer
 from fireline_controller.cli import capture, enroll, evidence, host, incident, journal, options, output, session
 
 app = typer.Typer(
-    help="""Incident response for a fleet: one command captures every host's state as sealed evidence, and
-    everything is on one provable record.
-
-    First steps: fireline init, then fireline serve, then fireline enroll token --host NAME.""",
+    help=options.manual(
+        "Incident response for a fleet: one command captures every host's state as sealed evidence, and everything is "
+        "on one provable record.",
+        "`fireline COMMAND --help` says more of each command, with examples.",
+        examples=(
+            "fireline init --operator alice",
+            "fireline serve",
+            "fireline enroll token --host web1",
+            'fireline incident open P1 "checkout is down" --target env=prod',
+        ),
+        exits="Exit status of every command: 0 done, every host ok; 1 some host not ok, or something does not verify; "
+        "2 usage or settings; 3 nothing matched; 4 refused; 5 the controller itself failed; 130 interrupted.",
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,19 +50,23 @@ def main(
         raise typer.Exit
 
 
-@app.command("init")
+_INIT_HELP = options.manual(
+    "Make the state folder: authority, keys, journal, store.",
+    "A second time changes nothing and says so. A folder that is half there is refused, and what is missing is named.",
+    examples=("fireline init --operator alice", "fireline init --state /var/lib/fireline"),
+    exits="Exit status: 0 it is there and whole; 5 it can't be made, or is half made.",
+)
+
+
+@app.command("init", help=_INIT_HELP)
 def init(
     operator: Annotated[
-        str, typer.Option("--operator", help="Your name in certificates and journal. Default: your login name.")
+        str,
+        typer.Option("--operator", metavar="NAME", help="Your name in certificates and journal. Default: your login."),
     ] = "",
     state: options.State = None,
 ) -> None:
-    """Make the state folder: authority, certificates, journal key, store. A second time changes nothing.
-
-    Example:
-
-      fireline init --operator alice
-    """
+    """Make the state folder."""
     from fireline_controller import state as folder
     from fireline_controller.model import FirelineError
 
@@ -70,14 +83,18 @@ def init(
         print(f"{place}: is there already and is complete; nothing was changed")
 
 
-@app.command("serve")
+_SERVE_HELP = options.manual(
+    "Run the controller: hosts join here, commands answer faster.",
+    "Serves until SIGTERM or Ctrl-C. Commands on the same state folder find it by themselves; without it each of them "
+    "runs the same controller inside its own process.",
+    examples=("fireline serve --state /var/lib/fireline",),
+    exits="Exit status: 0 told to stop; 5 it could not start, for example because another one serves this folder.",
+)
+
+
+@app.command("serve", help=_SERVE_HELP)
 def serve(state: options.State = None) -> None:
-    """Run the controller as a daemon: hosts join here, and commands answer faster.
-
-    Example:
-
-      fireline serve --state /var/lib/fireline
-    """
+    """Run the controller as a daemon."""
     from fireline_controller import daemon
     from fireline_controller.model import FirelineError
 
@@ -88,9 +105,17 @@ def serve(state: options.State = None) -> None:
     raise typer.Exit(status)
 
 
-@config_app.command("show")
+_SHOW_HELP = options.manual(
+    "Show every setting, its value and where that came from.",
+    "From the least to the strongest: default, fireline.toml in the state folder, environment. A command's own options "
+    "win over all of them.",
+    examples=("fireline config show", "FIRELINE_FANOUT_CONCURRENCY=200 fireline config show --json"),
+)
+
+
+@config_app.command("show", help=_SHOW_HELP)
 def config_show(json: options.Json = False, state: options.State = None) -> None:
-    """Show every setting, its value and where that came from."""
+    """Show every setting."""
     from fireline_controller import config
     from fireline_controller.model import FirelineError
 

@@ -9,26 +9,27 @@ from fireline_controller.cli import operations, options, output, session
 if TYPE_CHECKING:
     from fireline_wire.v1.control_pb2_grpc import ControlStub
 
-HELP = """\
-Collect the state of every host at once, as sealed and verified evidence.
-
-Profiles are lists of collectors with limits: `initial` is what a first look needs, `volatile` is everything
-that is gone after a restart.
-
-Examples:
-
-  fireline capture -t all --profile volatile --reason "login from an unknown address"
-
-  fireline capture -t web[01-20] --incident INC-20260102-030405 --max-fail 10%
-
-  fireline capture --retry-of op-0198c0a1 --json
-"""
+HELP = options.manual(
+    "Collect the state of every host as sealed, verified evidence.",
+    "Profiles are lists of collectors with limits: `initial` is what a first look needs, `volatile` is everything that "
+    "is gone after a restart.",
+    "--retry-of goes to the hosts that did not end ok, takes up what lies on them, and uses that "
+    "operation's own profile.",
+    examples=(
+        'fireline capture -t all --profile volatile --reason "odd traffic"',
+        "fireline capture -t web[01-20] -i INC-20260102-030405 --max-fail 10%",
+        "fireline capture --retry-of op-19b7c9d3a88-5e6f7a8b --json",
+    ),
+    exits=options.FAN_OUT_EXITS,
+)
 
 
 def capture(
     target: options.Target = None,
     without: options.Except = None,
-    profile: Annotated[str, typer.Option("--profile", "-p", help="initial, volatile, or one of your own.")] = "initial",
+    profile: Annotated[
+        str, typer.Option("--profile", "-p", metavar="NAME", help="initial, volatile, or one of your own.")
+    ] = "initial",
     incident: options.IncidentId = "",
     retry_of: options.RetryOf = "",
     reason: options.Reason = "",
@@ -65,7 +66,8 @@ def evidence_table(seen: operations.Followed) -> None:
     if not sealed:
         return
     total = sum(h.total_bytes for h in sealed)
-    line = f"\n{output.size(total)} in {sum(h.artifacts for h in sealed)} artifacts of {len(sealed)} hosts"
+    hosts = f"{len(sealed)} host{'s' * (len(sealed) != 1)}"
+    line = f"\n{output.size(total)} in {sum(h.artifacts for h in sealed)} artifacts of {hosts}"
     if known := sum(h.deduplicated_bytes for h in sealed):
         line += f", {output.size(known)} of it already in the vault"
     if again := sum(h.resent_bytes for h in sealed):

@@ -11,28 +11,37 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Let hosts into the fleet.", no_args_is_help=True)
 
-_HELP = """\
-Print a one-time token with which one host joins. It pins this controller's certificate authority.
-
-Hosts join at the daemon: keep `fireline serve` running meanwhile.
-
-Example:
-
-  fireline enroll token --host web1 --ttl 1h --label role=web
-
-and on web1:  fireline-agent join --token TOKEN
-"""
+_HELP = options.manual(
+    "Print a one-time token with which one host joins.",
+    "The token pins this controller's certificate authority; treat it like a password until it is used or expired. "
+    "Hosts join at the daemon: keep `fireline serve` running meanwhile.",
+    examples=(
+        "fireline enroll token --host web1 --ttl 1h --label role=web",
+        "web1# fireline-agent join --token TOKEN",
+    ),
+)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @app.command("token", help=_HELP)
 def token(
-    host: Annotated[str, typer.Option("--host", help="The name that the host will have.", show_default=False)],
-    ttl: Annotated[str, typer.Option("--ttl", help="How long the token can be used: 90s, 15m, 1h, 2d.")] = "1h",
-    labels: Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE; repeatable.")] = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="NAME", help="The name that the host will have.", show_default=False)
+    ],
+    ttl: Annotated[
+        str, typer.Option("--ttl", metavar="DURATION", help="How long the token can be used: 90s, 15m, 1h, 2d.")
+    ] = "1h",
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="A label that the host shall have. Repeatable."),
+    ] = None,
     address: Annotated[
         str,
-        typer.Option("--controller-address", help="ADDRESS:PORT at which the host reaches this controller."),
+        typer.Option(
+            "--controller-address",
+            metavar="ADDRESS:PORT",
+            help="Where the host reaches this controller. Default: listen.advertise, or this machine's own address.",
+        ),
     ] = "",
     json: options.Json = False,
     state: options.State = None,

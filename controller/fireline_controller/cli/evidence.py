@@ -16,25 +16,31 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Sealed evidence: list, show, verify, export, import.", no_args_is_help=True)
 
-_VERIFY_HELP = """\
-Verify evidence: every artifact against its hashes, the manifest against the host's signature, the receipt against the
-controller's, the certificates against the authority.
-
-With a file it needs nothing but the authority's certificate and works on a machine that never saw the incident.
-
-Examples:
-
-  fireline evidence verify ev-3f1c0a9be2d47a60
-
-  fireline evidence verify INC-20260102-030405.fireline --ca ca.pem
-"""
+_ID = "ev-3f1c0a9be2d47a60"
+_VERIFY_HELP = options.manual(
+    "Verify evidence: hashes, signatures, receipt, certificates.",
+    "Every artifact against its hashes, the manifest against the host's signature, the receipt against the "
+    "controller's, the certificates against the authority.",
+    "With a file it needs nothing but the authority's certificate and works on a machine that never saw the incident.",
+    examples=(
+        f"fireline evidence verify {_ID}",
+        "fireline evidence verify INC-20260102-030405.fireline --ca ca.pem",
+    ),
+    exits="Exit status: 0 it verifies; 1 it does not, and why is said; 2 no such file; 3 no such evidence.",
+)
 _PART_BYTES = 1 << 20
 
 
-@app.command("list")
+_LIST_HELP = options.manual(
+    "List sealed evidence, the newest first.",
+    examples=("fireline evidence list", "fireline evidence list -i INC-20260102-030405 --host web1"),
+)
+
+
+@app.command("list", help=_LIST_HELP)
 def list_evidence(
     incident: options.IncidentId = "",
-    host: Annotated[str, typer.Option("--host", help="Only this host's.", show_default=False)] = "",
+    host: Annotated[str, typer.Option("--host", metavar="NAME", help="Only this host's.", show_default=False)] = "",
     json: options.Json = False,
     state: options.State = None,
 ) -> None:
@@ -82,14 +88,21 @@ def print_records(records: "Iterable[control_pb2.EvidenceRecord]") -> None:
         output.say("no evidence; capture some: fireline capture -t all")
 
 
-@app.command("show")
+_SHOW_HELP = options.manual(
+    "Show collectors, artifacts and findings of one capture.",
+    "Looking is a line in the journal, with your name and the reason.",
+    examples=(f'fireline evidence show {_ID} --reason "what runs there"',),
+)
+
+
+@app.command("show", help=_SHOW_HELP)
 def show(
-    evidence: Annotated[str, typer.Argument(metavar="EVIDENCE", help="Such as ev-3f1c0a9be2d47a60.")],
+    evidence: Annotated[str, typer.Argument(metavar="EVIDENCE", help=f"Such as {_ID}.")],
     reason: options.Reason = "",
     json: options.Json = False,
     state: options.State = None,
 ) -> None:
-    """Show the manifest: collectors, artifacts and findings. Looking is a line in the journal."""
+    """Show the manifest."""
     session.run(session.folder(state), lambda control: _show(control, evidence, reason, json))
 
 
@@ -138,14 +151,16 @@ def verify(
     evidence: Annotated[str, typer.Argument(metavar="EVIDENCE|FILE", help="An evidence id or an exported file.")],
     ca: Annotated[
         Path | None,
-        typer.Option("--ca", help="The authority's certificate, for a file. Default: this state folder's."),
+        typer.Option(
+            "--ca", metavar="PEM", help="The authority's certificate, for a file. Default: this state folder's."
+        ),
     ] = None,
     json: options.Json = False,
     state: options.State = None,
 ) -> None:
     """Verify evidence."""
     place = session.folder(state)
-    if Path(evidence).exists() or ca is not None:
+    if ca is not None or evidence.endswith(".fireline") or Path(evidence).exists():
         raise SystemExit(_verify_file(Path(evidence), ca or place / "keys" / "ca.pem", json))
     session.run(place, lambda control: _verify(control, evidence, json))
 
@@ -180,18 +195,31 @@ def _print_verdict(name: str, problems: Iterable[str], artifacts: int, total_byt
     return session.SOME_NOT_OK if found else session.OK
 
 
-@app.command("export")
+_EXPORT_HELP = options.manual(
+    "Write one file that verifies anywhere with ca.pem alone.",
+    "It holds manifests, receipts, certificates and artifacts, and of an incident its lines of the journal. "
+    "Exporting is a line in the journal.",
+    examples=(
+        'fireline evidence export INC-20260102-030405 --reason "for the insurer"',
+        f"fireline evidence export {_ID} -o web1.fireline",
+    ),
+    exits="Exit status: 0 written; 2 the file exists already; 3 nothing of that name; 5 it can't be written.",
+)
+
+
+@app.command("export", help=_EXPORT_HELP)
 def export(
     evidence: Annotated[
         str, typer.Argument(metavar="EVIDENCE|INCIDENT", help="One evidence id, or all of an incident.")
     ],
     output_file: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Default: NAME.fireline here.", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.fireline here.", show_default=False),
     ] = None,
     reason: options.Reason = "",
     state: options.State = None,
 ) -> None:
-    """Write one file that verifies anywhere with nothing but the authority's certificate."""
+    """Write one file that verifies anywhere."""
     file = output_file or Path(f"{evidence}.fireline")
     if file.exists():
         session.fail(f"{file} exists already; name another with --output", session.USAGE)
@@ -218,16 +246,27 @@ async def _export(control: "ControlStub", evidence_id: str, file: Path, reason: 
     return session.OK
 
 
-@app.command("import")
+_IMPORT_HELP = options.manual(
+    "Verify an exported file and keep its evidence here too.",
+    "Nothing is kept of a file that does not verify. Evidence of another authority needs that authority's certificate.",
+    examples=("fireline evidence import INC-20260102-030405.fireline --ca their-ca.pem",),
+    exits="Exit status: 0 imported; 1 it does not verify; 2 no such file.",
+)
+
+
+@app.command("import", help=_IMPORT_HELP)
 def import_file(
-    file: Annotated[Path, typer.Argument(help="A file that `evidence export` wrote.", exists=True, dir_okay=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file that `evidence export` wrote.", exists=True, dir_okay=False)
+    ],
     ca: Annotated[
-        Path | None, typer.Option("--ca", help="The authority it must verify against. Default: this state folder's.")
+        Path | None,
+        typer.Option("--ca", metavar="PEM", help="The authority it must verify against. Default: this state folder's."),
     ] = None,
     json: options.Json = False,
     state: options.State = None,
 ) -> None:
-    """Verify an exported file and keep its evidence here too."""
+    """Import an exported file."""
     place = session.folder(state)
     authority = (ca or place / "keys" / "ca.pem").read_bytes()
     session.run(place, lambda control: _import(control, file, authority, json))

@@ -10,26 +10,31 @@ if TYPE_CHECKING:
     from fireline_wire.v1 import control_pb2
     from fireline_wire.v1.control_pb2_grpc import ControlStub
 
-app = typer.Typer(help="The fleet: who is in it, how each host is, who is thrown out.", no_args_is_help=True)
+app = typer.Typer(help="The fleet: list, show, label, ping, remove.", no_args_is_help=True)
 
-_PING_EXAMPLES = """\
-Send every host a command that does nothing, by the way that every command takes: role, policy, ledger.
-
-Examples:
-
-  fireline host ping -t all
-
-  fireline host ping -t 'role=web,env!=dev' --except web7 --json
-"""
+_PING_HELP = options.manual(
+    "Send every host a command that does nothing.",
+    "It goes the way that every command goes: certificate, role, policy and ledger of the host.",
+    examples=("fireline host ping -t all", "fireline host ping -t 'role=web,env!=dev' --except web7 --json"),
+    exits=options.FAN_OUT_EXITS,
+)
+_NAME = Annotated[str, typer.Argument(metavar="HOST", help="The host's name.")]
 
 
-@app.command("list")
+_LIST_HELP = options.manual(
+    "List the enrolled hosts with labels and certificates.",
+    "Asks no host: what is shown is what the controller knows.",
+    examples=("fireline host list", "fireline host list -t role=web --json"),
+)
+
+
+@app.command("list", help=_LIST_HELP)
 def list_hosts(
     target: options.Target = None,
     json: options.Json = False,
     state: options.State = None,
 ) -> None:
-    """List the enrolled hosts with labels, addresses and how long their certificates last."""
+    """List the enrolled hosts."""
     session.run(session.folder(state), lambda control: _list(control, target or [], json))
 
 
@@ -77,13 +82,20 @@ def print_hosts(reply: "control_pb2.ListHostsReply") -> None:
     )
 
 
-@app.command("show")
+_SHOW_HELP = options.manual(
+    "Ask one host what it is, what it lacks, how its clock is.",
+    examples=("fireline host show web1",),
+    exits="Exit status: 0 it answered; 1 it did not, and the outcome says why; 3 no such host.",
+)
+
+
+@app.command("show", help=_SHOW_HELP)
 def show(
-    name: Annotated[str, typer.Argument(help="The host's name.")],
+    name: _NAME,
     json: options.Json = False,
     state: options.State = None,
 ) -> None:
-    """Ask one host what it is, what it lacks and how far its clock is off."""
+    """Ask one host what it is."""
     session.run(session.folder(state), lambda control: _show(control, name, json))
 
 
@@ -119,14 +131,21 @@ def _cell(value: object) -> str:
     return str(value)
 
 
-@app.command("label")
+_LABEL_HELP = options.manual(
+    "Set or remove labels, by which targets select hosts.",
+    "They live on the controller, never on the host.",
+    examples=("fireline host label -t web1 tier=critical", "fireline host label -t 'web[01-20]' tier-"),
+)
+
+
+@app.command("label", help=_LABEL_HELP)
 def label(
-    changes: Annotated[list[str], typer.Argument(help="KEY=VALUE sets, KEY- removes.")],
+    changes: Annotated[list[str], typer.Argument(metavar="CHANGE...", help="KEY=VALUE sets, KEY- removes.")],
     target: options.Target = None,
     reason: options.Reason = "",
     state: options.State = None,
 ) -> None:
-    """Set or remove labels. They live on the controller, never on the host."""
+    """Set or remove labels."""
     session.run(session.folder(state), lambda control: _label(control, changes, target or [], reason))
 
 
@@ -146,13 +165,23 @@ async def _label(control: "ControlStub", changes: list[str], target: list[str], 
     return session.OK
 
 
-@app.command("remove")
+_REMOVE_HELP = options.manual(
+    "Take a host out: certificates revoked, connections cut.",
+    "Its evidence stays. The name can be enrolled again, as a new generation that the old key can't pass for.",
+    examples=('fireline host remove web1 --reason "decommissioned"',),
+    exits="Exit status: 0 it is removed; 3 no such host.",
+)
+
+
+@app.command("remove", help=_REMOVE_HELP)
 def remove(
-    name: Annotated[str, typer.Argument(help="The host's name.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the journal.", show_default=False)],
+    name: _NAME,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why; it goes into the journal.", show_default=False)
+    ],
     state: options.State = None,
 ) -> None:
-    """Take a host out of the fleet: its certificates are revoked, its connections cut. Its evidence stays."""
+    """Take a host out of the fleet."""
     session.run(session.folder(state), lambda control: _remove(control, name, reason))
 
 
@@ -164,7 +193,7 @@ async def _remove(control: "ControlStub", name: str, reason: str) -> int:
     return session.OK
 
 
-@app.command("ping", help=_PING_EXAMPLES)
+@app.command("ping", help=_PING_HELP)
 def ping(
     target: options.Target = None,
     without: options.Except = None,

@@ -12,27 +12,26 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="The incident: open, look, note, timeline.", no_args_is_help=True)
 
-_OPEN_HELP = """\
-Open an incident and capture the state of its hosts, everywhere at once, before anything is lost.
-
-Ends with the table of hosts, their evidence, and the time from the command to the last seal.
-
-Examples:
-
-  fireline incident open P1 "checkout is down" --target env=prod
-
-  fireline incident open P2 "strange logins" -t web[1-3] --profile volatile --json
-"""
+_OPEN_HELP = options.manual(
+    "Open an incident and capture its hosts, all at once.",
+    "Ends with the table of hosts, their evidence, what stands out, and the time from the command to the last seal. "
+    "Without --target nothing is captured; the incident is on record only.",
+    examples=(
+        'fireline incident open P1 "checkout is down" --target env=prod',
+        'fireline incident open P2 "strange logins" -t web[1-3] -p volatile --json',
+    ),
+    exits=options.FAN_OUT_EXITS,
+)
 _ID = Annotated[str, typer.Argument(metavar="INCIDENT", help="Such as INC-20260102-030405.")]
 
 
 @app.command("open", help=_OPEN_HELP)
 def open_incident(
-    severity: Annotated[str, typer.Argument(help="P1 (complete outage) to P5 (for information).")],
-    title: Annotated[str, typer.Argument(help="What is wrong, in a few words.")],
+    severity: Annotated[str, typer.Argument(metavar="SEVERITY", help="P1 (complete outage) to P5 (for information).")],
+    title: Annotated[str, typer.Argument(metavar="TITLE", help="What is wrong, in a few words.")],
     target: options.Target = None,
     without: options.Except = None,
-    profile: Annotated[str, typer.Option("--profile", "-p", help="What to capture.")] = "initial",
+    profile: Annotated[str, typer.Option("--profile", "-p", metavar="NAME", help="What to capture.")] = "initial",
     reason: options.Reason = "",
     yes: options.Yes = False,
     max_fail: options.MaxFail = "",
@@ -60,9 +59,14 @@ async def _open(control: "ControlStub", wish: operations.Wish, severity: str, ti
     return operations.report(seen, interrupted, wish, capture.evidence_table)
 
 
-@app.command("list")
+_LIST_HELP = options.manual(
+    "List incidents, the newest first.", examples=("fireline incident list", "fireline incident list --limit 5 --json")
+)
+
+
+@app.command("list", help=_LIST_HELP)
 def list_incidents(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The newest so many.")] = 50,
     json: options.Json = False,
     state: options.State = None,
 ) -> None:
@@ -100,7 +104,14 @@ def incident_document(incident: "control_pb2.Incident") -> dict[str, Any]:
     }
 
 
-@app.command("show")
+_SHOW_HELP = options.manual(
+    "Show one incident with its evidence.",
+    examples=("fireline incident show INC-20260102-030405",),
+    exits="Exit status: 0 shown; 3 no such incident.",
+)
+
+
+@app.command("show", help=_SHOW_HELP)
 def show(incident: _ID, json: options.Json = False, state: options.State = None) -> None:
     """Show one incident with its evidence."""
     session.run(session.folder(state), lambda control: _show(control, incident, json))
@@ -121,10 +132,17 @@ async def _show(control: "ControlStub", incident_id: str, json: bool) -> int:
     return session.OK
 
 
-@app.command("note")
+_NOTE_HELP = options.manual(
+    "Write a remark into the incident's record.",
+    "It is a line of the journal with your name, and can't be changed afterwards.",
+    examples=('fireline incident note INC-20260102-030405 "customers told at 10:40"',),
+)
+
+
+@app.command("note", help=_NOTE_HELP)
 def note(
     incident: _ID,
-    text: Annotated[str, typer.Argument(help="One remark for the record.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="One remark for the record.")],
     state: options.State = None,
 ) -> None:
     """Write a remark into the incident's record."""
@@ -139,7 +157,14 @@ async def _note(control: "ControlStub", incident_id: str, text: str) -> int:
     return session.OK
 
 
-@app.command("timeline")
+_TIMELINE_HELP = options.manual(
+    "Show everything that was decided, done and seen, in order.",
+    "The lines of the journal that belong to the incident.",
+    examples=("fireline incident timeline INC-20260102-030405",),
+)
+
+
+@app.command("timeline", help=_TIMELINE_HELP)
 def timeline(incident: _ID, json: options.Json = False, state: options.State = None) -> None:
-    """Show everything that was decided, done and seen, in order."""
+    """Show the incident's lines of the journal."""
     session.run(session.folder(state), lambda control: journal.print_lines(control, incident, 1, json))

@@ -13,9 +13,17 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The record of everything: verify, export.", no_args_is_help=True)
 
 
-@app.command("verify")
+_VERIFY_HELP = options.manual(
+    "Prove that no line was changed, removed, moved or cut off.",
+    "Checks the chain of hashes, the signed checkpoints, and the head that is kept apart from the store.",
+    examples=("fireline journal verify", "fireline journal verify --json"),
+    exits="Exit status: 0 it verifies; 1 it does not, and the lines are named.",
+)
+
+
+@app.command("verify", help=_VERIFY_HELP)
 def verify(json: options.Json = False, state: options.State = None) -> None:
-    """Prove that no line was changed, removed, reordered or cut off."""
+    """Verify the journal."""
     session.run(session.folder(state), lambda control: _verify(control, json))
 
 
@@ -42,13 +50,19 @@ async def _verify(control: "ControlStub", json: bool) -> int:
     return session.SOME_NOT_OK if reply.problems else session.OK
 
 
-@app.command("export")
+_EXPORT_HELP = options.manual(
+    "Print the lines as they are hashed, one JSON object each.",
+    examples=("fireline journal export", "fireline journal export -i INC-20260102-030405"),
+)
+
+
+@app.command("export", help=_EXPORT_HELP)
 def export(
     incident: options.IncidentId = "",
-    first: Annotated[int, typer.Option("--from", min=1, help="The first line's number.")] = 1,
+    first: Annotated[int, typer.Option("--from", metavar="N", min=1, help="The first line's number.")] = 1,
     state: options.State = None,
 ) -> None:
-    """Print the lines as they are hashed, one JSON object each."""
+    """Print the lines of the journal."""
     session.run(session.folder(state), lambda control: print_lines(control, incident, first, True))
 
 
@@ -58,6 +72,8 @@ async def print_lines(control: "ControlStub", incident: str, first: int, json: b
 
     request = control_pb2.ReadJournalRequest(incident_id=incident, from_seq=first)
     lines = [line async for line in control.ReadJournal(request)]
+    if incident and first == 1 and not lines:
+        session.fail(f"the journal has no line of {incident}; see `fireline incident list`", session.NOTHING_MATCHED)
     if json:
         for line in lines:
             output.print_json_line(jsonlib.loads(line.line_json) | {"hash": line.hash})
