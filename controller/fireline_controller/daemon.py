@@ -31,7 +31,9 @@ from fireline_wire.v1 import control_pb2_grpc
 
 log = logging.getLogger(__name__)
 
+# A round of upkeep, or more often where certificates live so shortly that one would come too late.
 _UPKEEP_EVERY_S: Final = 60.0
+_ROUNDS_IN_A_LIFE: Final = 20
 _LEFTOVERS_DAYS: Final = 7
 # What a stopping daemon gives to calls under way.
 _GRACE_S: Final = 10.0
@@ -49,14 +51,15 @@ class Controller:
     def __init__(self, opened: state.State, store: Store) -> None:
         raise_descriptor_limit()
         self.state = opened
+        self.authority = opened.authority
         self.store = store
         self.vault = Vault(opened.folder / "vault", StoredChunks(store))
-        self.fleet = Fleet(lambda: opened.authority.controller, settings=opened.settings.fanout)
+        self.fleet = Fleet(lambda: self.authority.controller, settings=opened.settings.fanout)
         self.engine = Engine(
             store=store,
             vault=self.vault,
             fleet=self.fleet,
-            authority=opened.authority,
+            authority=lambda: self.authority,
             settings=opened.settings,
             folder=opened.folder,
             now=_now,
@@ -68,9 +71,21 @@ class Controller:
         denied = await self.store.read(lambda tx: tx.denied())
         server = grpc.aio.server(interceptors=[guard.RoleGuard({Role.OPERATOR}, guard.DenyList(*denied))])
         control_pb2_grpc.add_ControlServicer_to_server(ControlService(self.engine, self.tokens), server)
-        server.add_secure_port(address, tls.server_credentials(lambda: self.state.authority.controller))
+        server.add_secure_port(address, tls.server_credentials(lambda: self.authority.controller))
         await server.start()
         return server
+
+    async def renew_own(self) -> None:
+        """Renew the controller's own certificates where one is due; connections that stand go on."""
+        renewed = await asyncio.to_thread(pki.renew, self.authority, _now())
+        if renewed is not self.authority:
+            self.authority = renewed
+            log.info("own certificates renewed")
+
+    async def settle(self) -> None:
+        """Put the operations on record that lost their process."""
+        if settled := await self.engine.operations.settle_interrupted():
+            log.warning("operations whose controller was stopped are settled: %s", ", ".join(settled))
 
     async def close(self) -> None:
         """Stop what runs, then close the rooms."""
@@ -82,11 +97,12 @@ class Controller:
 @asynccontextmanager
 async def _controller(folder: Path) -> AsyncIterator[Controller]:
     opened = state.open_state(folder)
-    authority = pki.renew(opened.authority, _now())
     store = opened.open_store()
     try:
-        controller = Controller(state.State(opened.folder, opened.settings, authority), store)
+        controller = Controller(opened, store)
         try:
+            await controller.renew_own()
+            await controller.settle()
             yield controller
         finally:
             await controller.close()
@@ -148,7 +164,7 @@ async def _serve_enrollment(controller: Controller) -> grpc.aio.Server:
     service = enrollment.EnrollmentService(controller.store, opened.authority, clock=_now, lifetime=lifetime)
     address = opened.settings.listen.enrollment
     try:
-        server, _ = enrollment.build_server(service, address, lambda: opened.authority.controller)
+        server, _ = enrollment.build_server(service, address, lambda: controller.authority.controller)
     except RuntimeError:
         raise ConfigError(f"listen.enrollment: can't listen at {address}: taken, or not of this machine") from None
     await server.start()
@@ -157,10 +173,7 @@ async def _serve_enrollment(controller: Controller) -> grpc.aio.Server:
 
 async def _recover(controller: Controller) -> None:
     """Put in order what a killed controller left."""
-    interrupted = await controller.engine.settle_interrupted()
     found = await controller.vault.recover(expired_before=_now() - timedelta(days=_LEFTOVERS_DAYS))
-    if interrupted:
-        log.warning("operations were interrupted when the controller stopped: %s", ", ".join(interrupted))
     if found.adopted:
         log.warning("packs that were not indexed yet: %s", ", ".join(found.adopted))
 
@@ -180,21 +193,33 @@ async def _until_stopped(controller: Controller) -> None:
 
 
 async def _keep_up(controller: Controller) -> None:
-    engine, watching = controller.engine, dict[tuple[str, int], asyncio.Task[None]]()
+    lifetime_s = controller.state.settings.certificates.agent_lifetime_h * 3600
+    every_s = min(_UPKEEP_EVERY_S, lifetime_s / _ROUNDS_IN_A_LIFE)
+    watching = dict[tuple[str, int], asyncio.Task[None]]()
     try:
         while True:
-            hosts = {(h.name, h.generation): h for h in await engine.hosts.all()}
-            for gone in watching.keys() - hosts.keys():
-                watching.pop(gone).cancel()
-            for new in hosts.keys() - watching.keys():
-                watching[new] = asyncio.create_task(engine.upkeep.watch(hosts[new]))
-            for name in await engine.upkeep.renew_due():
-                log.info("certificate of %s renewed", name)
-            await asyncio.sleep(_UPKEEP_EVERY_S)
+            try:
+                await _upkeep_round(controller, watching)
+            except Exception:  # a round that fails must not be the last one: certificates would run out
+                log.exception("upkeep failed, the next round is in %g s", every_s)
+            await asyncio.sleep(every_s)
     finally:
         for task in watching.values():
             task.cancel()
         await asyncio.gather(*watching.values(), return_exceptions=True)
+
+
+async def _upkeep_round(controller: Controller, watching: dict[tuple[str, int], asyncio.Task[None]]) -> None:
+    engine = controller.engine
+    hosts = {(h.name, h.generation): h for h in await engine.hosts.all()}
+    for key in [key for key, task in watching.items() if key not in hosts or task.done()]:
+        watching.pop(key).cancel()
+    for new in hosts.keys() - watching.keys():
+        watching[new] = asyncio.create_task(engine.upkeep.watch(hosts[new]))
+    await controller.renew_own()
+    await controller.settle()
+    for name in await engine.upkeep.renew_due():
+        log.info("certificate of %s renewed", name)
 
 
 def _socket(folder: Path) -> str:

@@ -13,11 +13,13 @@ from fireline_controller.engine.collect import Collection, Rooms
 from fireline_controller.engine.fleet import Hosts
 from fireline_controller.engine.incidents import Incidents, IncidentView
 from fireline_controller.engine.operations import Operations, Running
+from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.records import Records
+from fireline_controller.engine.settling import lineage
 from fireline_controller.engine.upkeep import Upkeep
 from fireline_controller.engine.values import Finished, News, Progress, Started, TargetSpec, Wish
 from fireline_controller.hosts import Fleet
-from fireline_controller.model import Entry, Host, HostOutcome, NotFound, Operation, Outcome, Target
+from fireline_controller.model import Host, HostOutcome, NotFound, Operation, Outcome, PolicyError, Target
 from fireline_controller.pki import Authority
 from fireline_controller.store import Store, Transaction
 from fireline_controller.vault import Vault
@@ -29,7 +31,10 @@ _MAY_HOLD = frozenset({Outcome.UNREACHABLE, Outcome.TIMED_OUT, Outcome.CANCELLED
 
 
 class Engine:
-    """All that the controller does, for whoever asks (control) or unasked (daemon). `folder` is the state folder."""
+    """All that the controller does, for whoever asks (control) or unasked (daemon). `folder` is the state folder.
+
+    `authority` gives the keys as they are now: certificates are renewed while the controller runs.
+    """
 
     def __init__(
         self,
@@ -37,7 +42,7 @@ class Engine:
         store: Store,
         vault: Vault,
         fleet: Fleet,
-        authority: Authority,
+        authority: Callable[[], Authority],
         settings: Settings,
         folder: Path,
         now: Callable[[], datetime],
@@ -48,7 +53,8 @@ class Engine:
         self._profile_folder = folder / "profiles"
         self._now = now
         self._rooms = Rooms(store, vault, authority, settings, now)
-        self.operations = Operations(store, settings, now)
+        owners = Owners(folder / "running", is_shared=bool(settings.store.url))
+        self.operations = Operations(store, settings, owners, now)
         self.hosts = Hosts(store, fleet, now)
         self.incidents = Incidents(store, now)
         self.records = Records(store, vault, authority, folder / "authorities", now)
@@ -92,13 +98,13 @@ class Engine:
         """
         if wish.incident_id:
             await self.incidents.require(wish.incident_id)
-        chain = await self._store.read(lambda tx: _retried(tx, wish.target.retry_of))
+        chain = await self._store.read(lambda tx: _retried(tx, wish))
         profile = self._profile(chain[0].profile if chain else profile_name)
 
         async def work(running: Running, host: Host) -> HostOutcome:
             request_id = _request_id(host.name, running.operation.id, chain)
             client = self._fleet.client(host)
-            return await Collection(self._rooms, running, host, client, profile, request_id).run()
+            return await Collection(self._rooms, running, host, client, profile, request_id, chain).run()
 
         incident_id = wish.incident_id or (chain[0].incident_id if chain else "")
         whole = replace(wish, incident_id=incident_id)
@@ -126,25 +132,6 @@ class Engine:
         async for news in self.capture(replace(wish, incident_id=incident.id), profile):
             yield news
 
-    async def settle_interrupted(self) -> Sequence[str]:
-        """Give every host of an operation that a killed controller left its outcome (I1).
-
-        Its captures go on or lie sealed on the hosts; `--retry-of` fetches them.
-
-        Returns:
-            The ids of the operations.
-        """
-        now = self._now()
-
-        def record(tx: Transaction) -> list[str]:
-            left = tx.operations(unfinished=True)
-            for operation in left:
-                tx.finish_operation(operation.id, [_lost(operation, name) for name in operation.target.hosts], now)
-                tx.append(_interrupted(operation, now))
-            return [o.id for o in left]
-
-        return await self._store.run(record)
-
     async def close(self) -> None:
         """Stop what runs and wait until it is on record."""
         await self.operations.close()
@@ -155,16 +142,17 @@ class Engine:
         )
 
 
-def _retried(tx: Transaction, operation_id: str) -> tuple[Operation, ...]:
+def _retried(tx: Transaction, wish: Wish) -> tuple[Operation, ...]:
     """The operation to retry, the one that it retried, and so on; a capture each."""
-    chain: list[Operation] = []
-    while operation_id:
-        operation = tx.operation(operation_id)
-        if operation.kind != "capture":
-            raise NotFound(f"operation {operation_id} is no capture but a {operation.kind}")
-        chain.append(operation)
-        operation_id = operation.retry_of
-    return tuple(chain)
+    if not wish.target.retry_of:
+        return ()
+    prior = tx.operation(wish.target.retry_of)
+    if prior.kind != "capture":
+        raise NotFound(f"operation {prior.id} is no capture but a {prior.kind}")
+    if wish.incident_id not in ("", prior.incident_id):
+        belongs = f"belongs to {prior.incident_id}" if prior.incident_id else "belongs to no incident"
+        raise PolicyError(f"{prior.id} {belongs}: its retry does too", reason="invalid_request")
+    return (prior, *lineage(tx, prior))
 
 
 def _request_id(host: str, operation_id: str, chain: Sequence[Operation]) -> str:
@@ -172,23 +160,8 @@ def _request_id(host: str, operation_id: str, chain: Sequence[Operation]) -> str
     request_id = operation_id
     for prior in chain:
         outcome = next((o for o in prior.outcomes if o.host == host), None)
-        if outcome is None or outcome.outcome not in _MAY_HOLD:
+        if outcome is None or not (outcome.outcome in _MAY_HOLD or outcome.outcome is Outcome.SKIPPED):
             break
-        request_id = prior.id
+        if outcome.outcome is not Outcome.SKIPPED:  # it was not asked then: what it may hold is older
+            request_id = prior.id
     return request_id
-
-
-def _lost(operation: Operation, host: str) -> HostOutcome:
-    detail = f"the controller was stopped before this host ended; take it up again: --retry-of {operation.id}"
-    return HostOutcome(host, Outcome.UNREACHABLE, detail, "controller_stopped")
-
-
-def _interrupted(operation: Operation, now: datetime) -> Entry:
-    return Entry(
-        kind=f"{operation.kind}.interrupted",
-        actor="controller",
-        at=now,
-        summary=f"{operation.id} was interrupted when the controller stopped",
-        incident_id=operation.incident_id,
-        operation_id=operation.id,
-    )

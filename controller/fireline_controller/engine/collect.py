@@ -7,7 +7,7 @@ this controller issued, every chunk against the manifest (I8). A broken connecti
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from fireline_controller import vault
 from fireline_controller.config import Settings
+from fireline_controller.engine import telling
 from fireline_controller.engine.operations import Running
 from fireline_controller.engine.values import Progress
 from fireline_controller.hosts import (
@@ -28,17 +29,18 @@ from fireline_controller.hosts import (
     Command,
     HostClient,
 )
+from fireline_controller.hosts.wire import text
 from fireline_controller.model import (
     Certificate,
-    Entry,
+    Denied,
     Evidence,
     EvidenceError,
-    Finding,
     Host,
     HostError,
     HostFailed,
     HostOutcome,
     NotFound,
+    Operation,
     Outcome,
     Unreachable,
 )
@@ -58,6 +60,8 @@ _CANCEL_S = 4.0
 _FORGET_S = 3.0
 # The envelope is the manifest in base64, with its frame.
 MAX_ENVELOPE_BYTES: Final = MAX_MANIFEST_BYTES * 4 // 3 + 4096
+# No clock that `describe` accepts is farther off; the journal's numbers, in microseconds, end a little above.
+_MOST_OFFSET_NS: Final = 8_000_000_000 * 10**9
 
 
 @dataclass(frozen=True)
@@ -66,23 +70,25 @@ class Rooms:
 
     store: Store
     vault: vault.Vault
-    authority: Authority
+    authority: Callable[[], Authority]
     settings: Settings
     now: Callable[[], datetime]
 
 
 class Collection:
-    """The capture of one host within an operation."""
+    """The capture of one host within an operation, or within one of those that it retries."""
 
     def __init__(
-        self, rooms: Rooms, running: Running, host: Host, client: HostClient, profile: Profile, request_id: str
-    ) -> None:
+        self, rooms: Rooms, running: Running, host: Host, client: HostClient, profile: Profile, request_id: str,
+        retried: Sequence[Operation],
+    ) -> None:  # fmt: skip
         self._rooms = rooms
         self._running = running
         self._host = host
         self._client = client
         self._profile = profile
         self._command = replace(running.command, request_id=request_id)
+        self._operations = {running.operation.id, *(o.id for o in retried)}
         self._started_s = time.monotonic()
         self._was_reached = False
 
@@ -102,14 +108,15 @@ class Collection:
         except asyncio.CancelledError:
             raise asyncio.CancelledError(await self._stop_on_host()) from None
         except EvidenceError as error:
-            raise HostFailed(f"{self._host.name}: {error}", reason="tampered") from None
+            raise self._tampered(text(str(error))) from None
         except ManifestError as error:
-            raise HostFailed(f"{self._host.name}: bad manifest: {error}", reason="tampered") from None
+            raise self._tampered(f"bad manifest: {text(str(error))}") from None
         except vault.DiskFull as error:
             raise HostFailed(f"{self._host.name}: not kept: {error}", reason="disk_full", retry_helps=True) from None
 
     async def _ordered(self) -> CaptureSealed:
         described = await self._client.describe(timeout_s=self._rooms.settings.fanout.command_deadline_s)
+        self._was_reached = True
         seq, head = self._running.journal_head
         order = CaptureOrder(
             command=self._command,
@@ -131,19 +138,23 @@ class Collection:
     async def _keep(self, sealed: CaptureSealed) -> HostOutcome:
         signed = await self._again_when_cut(lambda: self._manifest(sealed))
         certificate = await self._signer(signed)
-        manifest = self._believed(signed, certificate)
+        # A thread, since a lying host may have filled a manifest with as much as it may hold.
+        manifest = await asyncio.to_thread(self._believed, signed, certificate)
         key = f"{self._command.request_id}.{self._host.name}"
         async with self._rooms.vault.receive(key, manifest.artifacts, envelope=signed) as receiving:
             await self._again_when_cut(lambda: self._fetch(receiving))
             await receiving.finish()
-        evidence = await self._seal(signed, manifest, certificate)
-        await self._forget()
+        sealing = asyncio.ensure_future(self._seal(signed, manifest, certificate))
+        try:
+            evidence = await asyncio.shield(sealing)
+            await self._forget()
+        except asyncio.CancelledError:
+            evidence = await sealing  # it gets on record in any case: a clock that ends now makes it no less sealed
         return self._outcome(evidence, manifest, receiving)
 
     async def _manifest(self, sealed: CaptureSealed) -> bytes:
-        name, most = self._host.name, MAX_ENVELOPE_BYTES
-        if sealed.manifest_bytes > most:
-            raise HostFailed(f"{name}: manifest of {sealed.manifest_bytes} bytes: at most {most}", reason="tampered")
+        if sealed.manifest_bytes > MAX_ENVELOPE_BYTES:
+            raise self._tampered(f"manifest of {sealed.manifest_bytes} bytes: at most {MAX_ENVELOPE_BYTES}")
         signed = bytearray()
         parts = self._client.fetch_manifest(
             self._command, self._command.request_id, offset=0, idle_s=self._rooms.settings.fanout.idle_s
@@ -151,25 +162,26 @@ class Collection:
         async for part in parts:
             signed += part
             if len(signed) > sealed.manifest_bytes:
-                raise HostFailed(f"{name}: sent more manifest than it announced", reason="tampered")
+                raise self._tampered(f"sent more manifest than the {sealed.manifest_bytes} bytes that it announced")
         digest = hashlib.sha256(signed).hexdigest()
         if digest != sealed.manifest_sha256:
-            wanted = sealed.manifest_sha256[:16]
-            raise HostFailed(f"{name}: manifest hashes to {digest[:16]}, announced {wanted}", reason="tampered")
+            raise self._tampered(f"manifest hashes to {digest[:16]}, announced {sealed.manifest_sha256[:16]}")
         return bytes(signed)
 
     async def _signer(self, signed: bytes) -> Certificate:
         """The certificate that this controller issued for the key that signed."""
         try:
-            (key_id,) = envelope.signers(signed)
-            certificate = await self._rooms.store.run(lambda tx: tx.certificate_by_key(key_id))
+            (key_id,) = await asyncio.to_thread(envelope.signers, signed)
+            certificate = await self._rooms.store.read(lambda tx: tx.certificate_by_key(key_id))
         except (ValueError, NotFound):
-            message = f"{self._host.name}: the manifest is not signed by a key that this controller certified"
-            raise HostFailed(message, reason="tampered") from None
-        wanted = Identity(Role.AGENT, self._host.name)
-        if certificate.identity != str(wanted) or certificate.generation != self._host.generation:
-            message = f"{self._host.name}: the manifest is signed by {certificate.identity}, wanted {wanted}"
-            raise HostFailed(message, reason="tampered")
+            raise self._tampered("the manifest is not signed by a key that this controller certified") from None
+        found = (certificate.identity, certificate.generation)
+        wanted = (str(Identity(Role.AGENT, self._host.name)), self._host.generation)
+        if found != wanted:
+            signer, owner = (f"{identity} (generation {number})" for identity, number in (found, wanted))
+            raise self._tampered(f"the manifest is signed by {signer}, wanted {owner}")
+        if certificate.revoked_at is not None:
+            raise self._removed(f"its certificate was revoked at {certificate.revoked_at:%Y-%m-%d %H:%M:%S} UTC")
         return certificate
 
     def _believed(self, signed: bytes, certificate: Certificate) -> Manifest:
@@ -177,11 +189,16 @@ class Collection:
         try:
             manifest = Manifest.parse(envelope.unseal(signed, PAYLOAD_TYPE, public_key(certificate.pem)))
         except envelope.EnvelopeError as error:
-            raise HostFailed(f"{self._host.name}: {error}", reason="tampered") from None
+            raise self._tampered(str(error)) from None
         said = (manifest.host, manifest.request_id, manifest.incident_id, manifest.profile)
         asked = (self._host.name, self._command.request_id, self._command.incident_id, self._profile.name)
         if said != asked:
-            raise HostFailed(f"{self._host.name}: the manifest is of {said}, asked for {asked}", reason="tampered")
+            raise self._tampered(f"the manifest is of {said}, asked for {asked}")
+        if manifest.operation_id not in self._operations:
+            wanted = " or ".join(sorted(self._operations))
+            raise self._tampered(f"the manifest is of operation {manifest.operation_id!r}, asked for {wanted}")
+        if abs(manifest.clock_offset_ns) > _MOST_OFFSET_NS:
+            raise self._tampered(f"a clock offset of {manifest.clock_offset_ns} ns: wanted at most {_MOST_OFFSET_NS}")
         total, most = sum(a.size for a in manifest.artifacts), self._rooms.settings.evidence.host_bytes
         if total > most:
             message = f"{self._host.name}: {total} bytes of evidence: at most {most} are allowed (evidence.host_bytes)"
@@ -213,20 +230,27 @@ class Collection:
             partial=manifest.partial,
             manifest_sha256=digest,
             manifest_bytes=len(signed),
-            host_chain_pem=certificate.pem + self._rooms.authority.ca_pem.decode(),
+            host_chain_pem=certificate.pem + self._rooms.authority().ca_pem.decode(),
         )
 
         def record(tx: Transaction) -> Evidence:
+            with suppress(NotFound):
+                return self._sealed_before(tx.evidence(evidence.id), digest)
             seq, head = tx.head()
-            authority = self._rooms.authority
+            authority = self._rooms.authority()
             signer = vault.Signer(authority.journal_key, authority.journal_chain_pem)
             signed_receipt = vault.receipt(evidence, journal_seq=seq, journal_hash=head, signer=signer)
             sealed = replace(evidence, receipt=signed_receipt)
             tx.put_evidence(sealed)
-            tx.append(_sealed_entry(sealed, manifest, self._command.operator, self._sealed_ms()))
+            tx.append(telling.sealed_entry(sealed, manifest, self._command.operator, self._sealed_ms()))
             return sealed
 
         return await self._rooms.store.run(record)
+
+    def _sealed_before(self, known: Evidence, digest: str) -> Evidence:
+        if known.manifest_sha256 != digest:
+            raise self._tampered(f"another manifest of it is kept as {known.id}: the two were made to look alike")
+        return known
 
     async def _forget(self) -> None:
         """Let the host delete its copy. Failing that, its own time limit does."""
@@ -261,7 +285,20 @@ class Collection:
                     raise
                 self._tell(f"cut off ({error.reason}), trying again")
                 await asyncio.sleep(pause_s)
+                await self._require_enrolled()
         return await step()
+
+    async def _require_enrolled(self) -> None:
+        """A host that was removed meanwhile was cut off for good: nobody dials it again."""
+        host = await self._rooms.store.read(lambda tx: tx.host(self._host.name))
+        if host.removed or host.generation != self._host.generation:
+            raise self._removed("it was removed from the fleet")
+
+    def _removed(self, what: str) -> Denied:
+        return Denied(f"{self._host.name}: {what}", reason="certificate_revoked")
+
+    def _tampered(self, what: str) -> HostFailed:
+        return HostFailed(f"{self._host.name}: {what}", reason="tampered")
 
     def _tell(self, doing: str, total_bytes: int = 0) -> None:
         self._was_reached = True
@@ -271,14 +308,10 @@ class Collection:
         return self._running.elapsed_ms()
 
     def _outcome(self, evidence: Evidence, manifest: Manifest, receiving: vault.Receiving) -> HostOutcome:
-        broken = [c.name for c in manifest.collectors if c.status not in ("ok", "absent")]
-        detail = f"partial: {manifest.partial_reason}" if manifest.partial else ""
-        if broken and not detail:
-            detail = f"without {', '.join(broken)}"
         return HostOutcome(
             host=self._host.name,
             outcome=Outcome.OK,
-            detail=detail,
+            detail=telling.detail(manifest),
             duration_ms=round((time.monotonic() - self._started_s) * 1000),
             evidence_id=evidence.id,
             partial=evidence.partial,
@@ -287,10 +320,7 @@ class Collection:
             resent_bytes=receiving.resent_bytes,
             deduplicated_bytes=receiving.deduplicated_bytes,
             sealed_ms=self._sealed_ms(),
-            findings=tuple(
-                Finding(f.severity, f.code, f.subject, f.summary, f.collector, self._host.name)
-                for f in manifest.findings
-            ),
+            findings=telling.findings(manifest),
         )
 
 
@@ -300,25 +330,3 @@ def public_key(certificate_pem: str) -> EllipticCurvePublicKey:
     if not isinstance(key, EllipticCurvePublicKey):
         raise EvidenceError("the certificate's key is not on an elliptic curve")
     return key
-
-
-def _sealed_entry(evidence: Evidence, manifest: Manifest, operator: str, sealed_ms: int) -> Entry:
-    grave = sorted({f.code for f in manifest.findings if f.severity != "notice"})
-    stands_out = f"; stands out: {', '.join(grave)}" if grave else ""
-    return Entry(
-        kind="evidence.sealed",
-        actor=operator,
-        at=evidence.sealed_at,
-        summary=f"{evidence.id} sealed: {evidence.artifacts} artifacts, {evidence.total_bytes} bytes{stands_out}",
-        incident_id=evidence.incident_id,
-        operation_id=evidence.operation_id,
-        host=evidence.host,
-        data={
-            "evidence": evidence.id,
-            "manifest_sha256": evidence.manifest_sha256,
-            "receipt_sha256": hashlib.sha256(evidence.receipt).hexdigest(),
-            "partial": evidence.partial,
-            "sealed_ms": sealed_ms,
-            "clock_offset_us": manifest.clock_offset_ns // 1000,
-        },
-    )

@@ -55,18 +55,17 @@ class Hosts:
             if not key or any(c.isspace() or c in ",=!()" for c in key + value):
                 raise PolicyError(f"label {key}={value}: no blanks and none of ,=!() allowed", reason="invalid_request")
         now = self._now()
-        changed = [replace(h, labels={k: v for k, v in {**h.labels, **put}.items() if k not in drop}) for h in hosts]
         data = {"set": dict(put), "removed": list(drop), "reason": reason}
 
-        def record(tx: Transaction) -> None:
+        def record(tx: Transaction) -> list[Host]:
+            changed = [_relabelled(host, put, drop) for host in _as_they_are(tx, hosts)]
             for host in changed:
                 tx.put_host(host)
-                tx.append(
-                    Entry("host.labelled", operator, now, f"labels of {host.name} changed", host=host.name, data=data)
-                )
+                summary = f"labels of {host.name} changed"
+                tx.append(Entry("host.labelled", operator, now, summary, host=host.name, data=data))
+            return changed
 
-        await self._store.run(record)
-        return changed
+        return await self._store.run(record)
 
     async def remove(self, name: str, *, operator: str, reason: str) -> Host:
         """Take a host out of the fleet: revoke every certificate of it, cut its connections, keep its evidence.
@@ -74,10 +73,11 @@ class Hosts:
         Raises:
             NotFound: no host of that name is in the fleet.
         """
-        host = replace(await self.get(name), removed=True)
+        await self.get(name)
         now = self._now()
 
-        def record(tx: Transaction) -> None:
+        def record(tx: Transaction) -> Host:
+            host = replace(tx.host(name), removed=True)
             certificates = tx.certificates(str(Identity(Role.AGENT, name)))
             for certificate in certificates:
                 if certificate.revoked_at is None and certificate.not_after > now:
@@ -85,7 +85,18 @@ class Hosts:
             tx.put_host(host)
             data = {"reason": reason, "serials": [c.serial for c in certificates]}
             tx.append(Entry("host.removed", operator, now, f"{name} removed: {reason}", host=name, data=data))
+            return host
 
-        await self._store.run(record)
+        host = await self._store.run(record)
         await self._fleet.drop(name)
         return host
+
+
+def _as_they_are(tx: Transaction, hosts: Sequence[Host]) -> list[Host]:
+    """The hosts as the record has them now, without those that were removed since they were looked up."""
+    now = {host.name: host for host in tx.hosts()}
+    return [now[host.name] for host in hosts if host.name in now]
+
+
+def _relabelled(host: Host, put: Mapping[str, str], drop: Sequence[str]) -> Host:
+    return replace(host, labels={k: v for k, v in {**host.labels, **put}.items() if k not in drop})

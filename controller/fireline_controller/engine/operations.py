@@ -1,25 +1,25 @@
 """One operation from the wish to the last outcome: resolve, freeze, confirm, journal, fan out, journal.
 
 The intent is on record before the first host is called (I6), and an operation goes on when whoever watched it leaves.
-Leaves to others: what is done on a host (the work that is passed in).
+What a killed process left is settled. Leaves to others: what is done on a host (the work that is passed in).
 """
 
 import asyncio
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from fireline_controller import fanout, targets
 from fireline_controller.config import Settings
+from fireline_controller.engine import entries, settling
+from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.values import Finished, News, Progress, Started, TargetSpec, Wish
 from fireline_controller.hosts import Command
 from fireline_controller.model import (
     EmptyTarget,
-    Entry,
     FirelineError,
     Host,
     HostOutcome,
@@ -36,16 +36,27 @@ log = logging.getLogger(__name__)
 _NEWS_KEPT = 1000
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Order:
+    """All that is decided before an operation is on record, and where it is told and stopped."""
+
+    operation: Operation
+    hosts: tuple[Host, ...]
+    limits: fanout.Limits
+    budget: fanout.Budget
+    started_s: float
+    cancel: asyncio.Event = field(default_factory=asyncio.Event)
+    news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
+
+
+@dataclass(frozen=True)
 class Running:
     """An operation under way: what the work on its hosts is told, and where it tells its progress."""
 
     operation: Operation
-    hosts: tuple[Host, ...]
     command: Command
-    started_s: float
     journal_head: tuple[int, str]
-    cancel: asyncio.Event = field(default_factory=asyncio.Event)
+    started_s: float
     news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
     still_running: list[str] = field(default_factory=list)
 
@@ -63,13 +74,14 @@ Work = Callable[[Running, Host], Awaitable[HostOutcome]]
 
 
 class Operations:
-    """Starts operations, knows those under way, and cancels them."""
+    """Starts operations, knows those under way, cancels them, and settles those of killed processes."""
 
-    def __init__(self, store: Store, settings: Settings, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, settings: Settings, owners: Owners, now: Callable[[], datetime]) -> None:
         self._store = store
         self._settings = settings
+        self._owners = owners
         self._now = now
-        self._running: dict[str, Running] = {}
+        self._running: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def resolve(self, spec: TargetSpec) -> tuple[Target, tuple[Host, ...]]:
@@ -79,10 +91,13 @@ class Operations:
             TargetError: it does not parse, or names a host that is not known.
             EmptyTarget: no host matches (I10).
             NotFound: the operation to retry is not known.
+            PolicyError: the operation to retry has not ended.
         """
-        hosts = await self._store.run(lambda tx: tx.hosts())
         if spec.retry_of:
-            prior = await self._store.run(lambda tx: tx.operation(spec.retry_of))
+            await self.settle_interrupted()
+        hosts = await self._store.read(lambda tx: tx.hosts())
+        if spec.retry_of:
+            prior = await self._store.read(lambda tx: tx.operation(spec.retry_of))
             return _retried(prior, hosts)
         target = targets.resolve(spec.terms, spec.excluded, hosts, self._settings.groups)
         wanted = set(target.hosts)
@@ -95,7 +110,7 @@ class Operations:
     async def run(
         self, kind: str, wish: Wish, work: Work, *, profile: str = "", commands_only: bool
     ) -> AsyncIterator[News]:
-        """Run an operation and tell how it goes; the last news is `Finished`.
+        """Run an operation and tell how it goes; the first news is `Started`, the last one `Finished`.
 
         Args:
             kind: what the journal calls it: `ping`, `capture`.
@@ -105,7 +120,7 @@ class Operations:
             commands_only: the work is one short call, so every host is called at once and the short deadline holds.
 
         Raises:
-            PolicyError: a wide target that was not confirmed, or changed since.
+            PolicyError: a wide target that was not confirmed, or changed since; or a retry beside another one.
             FirelineError: as `resolve`, or the store fails.
         """
         started_s = time.monotonic()
@@ -113,26 +128,44 @@ class Operations:
         self.require_confirmed(target, wish)
         limits = self._limits(wish, len(hosts), commands_only=commands_only)
         budget = fanout.Budget.parse(wish.max_fail, len(hosts))
-        running = await self._intend(kind, wish, target, hosts, limits, profile, started_s)
-        yield Started(running.operation.id, wish.incident_id, target, budget.worst_case(limits.concurrency))
-        task = asyncio.create_task(self._operate(running, work, limits, budget))
+        operation = self._operation(kind, wish, target, profile)
+        order = _Order(operation, hosts, limits, budget, started_s)
+        # From here on it is a task of its own: it goes on, to its record's end, when whoever asked hangs up.
+        self._running[operation.id] = order.cancel
+        task = asyncio.create_task(self._owned(order, work))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        async for news in _until_finished(running, task):
+        task.add_done_callback(self._ended)
+        async for news in _until_finished(order.news, task):
             yield news
 
     async def cancel(self, operation_id: str) -> bool:
         """Stop an operation under way on its hosts; false when it is not running here."""
-        running = self._running.get(operation_id)
-        if running is not None:
-            running.cancel.set()
-        return running is not None
+        cancel = self._running.get(operation_id)
+        if cancel is not None:
+            cancel.set()
+        return cancel is not None
 
     async def close(self) -> None:
         """Cancel what still runs, and wait until it is on record."""
-        for running in self._running.values():
-            running.cancel.set()
+        for cancel in self._running.values():
+            cancel.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def settle_interrupted(self) -> Sequence[str]:
+        """Give every host of an operation that lost its process its outcome (I1).
+
+        What was sealed before counts. The other captures go on or lie sealed on the hosts; `--retry-of` fetches them.
+
+        Returns:
+            The ids of the operations.
+        """
+        left = await self._store.read(lambda tx: [o.id for o in tx.operations(unfinished=True)])
+        return [operation_id for operation_id in left if await self._settle(operation_id)]
+
+    async def _settle(self, operation_id: str) -> bool:
+        with self._owners.inherited(operation_id) as is_lost:
+            now = self._now()
+            return is_lost and await self._store.run(lambda tx: settling.settle(tx, operation_id, now))
 
     def require_confirmed(self, target: Target, wish: Wish) -> None:
         """Refuse a wide target that the operator has not seen and said yes to.
@@ -157,78 +190,104 @@ class Operations:
             concurrency=wish.concurrency or (hosts if commands_only else configured.concurrency),
         )
 
-    async def _intend(
-        self, kind: str, wish: Wish, target: Target, hosts: tuple[Host, ...], limits: fanout.Limits, profile: str,
-        started_s: float,
-    ) -> Running:  # fmt: skip
+    def _operation(self, kind: str, wish: Wish, target: Target, profile: str) -> Operation:
         now = self._now()
-        operation = Operation(
+        return Operation(
             new_operation_id(now), kind, wish.incident_id, wish.operator, wish.reason, target, now,
             profile=profile, retry_of=wish.target.retry_of,
         )  # fmt: skip
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("an operation failed: %s", error)
+
+    async def _owned(self, order: _Order, work: Work) -> None:
+        operation_id = order.operation.id
+        held, is_settled = -1, False
+        try:
+            held = await asyncio.to_thread(self._owners.hold, operation_id)
+            running = await self._intend(order)
+            order.news.put_nowait(_started(order))
+            failure = await self._operate(order, running, work)
+            is_settled = True
+            if failure is not None:
+                raise failure
+        finally:
+            del self._running[operation_id]
+            if held >= 0:
+                self._owners.release(operation_id, held, is_settled=is_settled)
+
+    async def _intend(self, order: _Order) -> Running:
+        operation = order.operation
+
         def record(tx: Transaction) -> tuple[int, tuple[int, str]]:
+            _require_alone(tx, operation)
             fence = tx.next_fence_token()
             tx.put_operation(operation)
-            tx.append(_intent(operation, limits))
+            tx.append(entries.intent(operation, order.limits))
             return fence, tx.head()
 
         fence, head = await self._store.run(record)
         command = Command(
             request_id=operation.id,
             operation_id=operation.id,
-            incident_id=wish.incident_id,
-            operator=wish.operator,
-            reason=wish.reason,
-            deadline=now + timedelta(seconds=limits.overall_deadline_s),
+            incident_id=operation.incident_id,
+            operator=operation.operator,
+            reason=operation.reason,
+            deadline=operation.started_at + timedelta(seconds=order.limits.overall_deadline_s),
             fence_token=fence,
         )
-        running = Running(operation, hosts, command, started_s, head)
-        self._running[operation.id] = running
-        return running
+        return Running(operation, command, head, order.started_s, order.news)
 
-    async def _operate(self, running: Running, work: Work, limits: fanout.Limits, budget: fanout.Budget) -> None:
+    async def _operate(self, order: _Order, running: Running, work: Work) -> Exception | None:
+        """Returns: why the controller itself failed; by then every host has its outcome all the same."""
+        outcomes: list[HostOutcome] = []
+        failure: Exception | None = None
+
+        def ended(outcome: HostOutcome) -> None:
+            outcomes.append(outcome)
+            order.news.put_nowait(outcome)
+
         try:
-            outcomes = await fanout.fan_out(
-                running.hosts,
+            await fanout.fan_out(
+                order.hosts,
                 lambda host: work(running, host),
-                limits=limits,
-                budget=budget,
-                cancel=running.cancel,
-                on_outcome=running.news.put_nowait,
+                limits=order.limits,
+                budget=order.budget,
+                cancel=order.cancel,
+                on_outcome=ended,
             )
-            await self._finish(running, outcomes)
-        finally:
-            del self._running[running.operation.id]
-
-    async def _finish(self, running: Running, outcomes: Sequence[HostOutcome]) -> None:
-        now = self._now()
-        counts = dict(Counter(str(o.outcome) for o in outcomes))
-
-        def record(tx: Transaction) -> None:
-            tx.finish_operation(running.operation.id, outcomes, now)
-            tx.append(*_outcome_entries(running, outcomes, counts, now))
-            tx.checkpoint()
-
-        await self._store.run(record)
-        running.news.put_nowait(Finished(counts, running.elapsed_ms(), tuple(running.still_running)))
+        except Exception as error:  # noqa: BLE001 - the controller itself failed: raised again once all is on record
+            failure = error
+        how = entries.End(self._now(), running.elapsed_ms(), tuple(running.still_running))
+        await self._store.run(lambda tx: settling.finish(tx, running.operation, outcomes, how))
+        if failure is not None:
+            return failure
+        finished = Finished(entries.counts(outcomes), running.elapsed_ms(), tuple(running.still_running))
+        order.news.put_nowait(finished)
+        return None
 
 
-async def _until_finished(running: Running, task: asyncio.Task[None]) -> AsyncIterator[News]:
+def _started(order: _Order) -> Started:
+    operation = order.operation
+    worst_case = order.budget.worst_case(order.limits.concurrency)
+    return Started(operation.id, operation.incident_id, operation.target, worst_case)
+
+
+async def _until_finished(news: asyncio.Queue[News], task: asyncio.Task[None]) -> AsyncIterator[News]:
     while True:
-        getter = asyncio.ensure_future(running.news.get())
+        getter = asyncio.ensure_future(news.get())
         try:
             await asyncio.wait({getter, task}, return_when=asyncio.FIRST_COMPLETED)
             if not getter.done():
                 task.result()  # raises what stopped the operation
-                while running.news.empty():
-                    raise FirelineError(f"{running.operation.id} ended without a result")
-                continue
-            news = getter.result()
+                raise FirelineError("the operation ended without a result")
+            told = getter.result()
         finally:
             getter.cancel()
-        yield news
-        if isinstance(news, Finished):
+        yield told
+        if isinstance(told, Finished):
             return
 
 
@@ -238,6 +297,8 @@ def new_operation_id(now: datetime) -> str:
 
 
 def _retried(prior: Operation, hosts: Sequence[Host]) -> tuple[Target, tuple[Host, ...]]:
+    if prior.finished_at is None:
+        raise _still_runs(prior)
     ended_ok = {o.host for o in prior.outcomes if o.outcome is Outcome.OK}
     wanted = set(prior.target.hosts) - ended_ok
     here = tuple(h for h in hosts if h.name in wanted)
@@ -246,52 +307,19 @@ def _retried(prior: Operation, hosts: Sequence[Host]) -> tuple[Target, tuple[Hos
     return targets.freeze((h.name for h in here), spelled=f"retry of {prior.id}"), here
 
 
-def _intent(operation: Operation, limits: fanout.Limits) -> Entry:
-    count = len(operation.target.hosts)
-    return Entry(
-        kind=f"{operation.kind}.ordered",
-        actor=operation.operator,
-        at=operation.started_at,
-        summary=f"{operation.kind} of {count} hosts: {operation.target.folded}",
-        incident_id=operation.incident_id,
-        operation_id=operation.id,
-        data={
-            "reason": operation.reason,
-            "profile": operation.profile,
-            "retry_of": operation.retry_of,
-            "target": operation.target.spelled,
-            "hosts": operation.target.folded,
-            "target_sha256": operation.target.sha256,
-            "concurrency": limits.concurrency,
-            "host_deadline_ms": round(limits.host_deadline_s * 1000),
-        },
-    )
+def _require_alone(tx: Transaction, operation: Operation) -> None:
+    """Two retries of one operation would fetch the same captures at once."""
+    mine = _origin(tx, operation)
+    for other in tx.operations(unfinished=True) if operation.retry_of else ():
+        if _origin(tx, other) == mine:
+            raise _still_runs(other)
 
 
-def _outcome_entries(
-    running: Running, outcomes: Sequence[HostOutcome], counts: dict[str, int], now: datetime
-) -> list[Entry]:
-    operation = running.operation
-    common = Entry(
-        kind=f"{operation.kind}.outcome",
-        actor="controller",
-        at=now,
-        summary="",
-        incident_id=operation.incident_id,
-        operation_id=operation.id,
-    )
-    # A host that ended ok with evidence has its line since the seal; here are those that did not.
-    entries = [
-        replace(
-            common,
-            host=o.host,
-            summary=f"{o.outcome}: {o.detail}",
-            data={"outcome": str(o.outcome), "reason": o.reason, "duration_ms": o.duration_ms},
-        )
-        for o in outcomes
-        if o.outcome is not Outcome.OK
-    ]
-    total = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
-    data = {"counts": counts, "duration_ms": running.elapsed_ms(), "still_running": list(running.still_running)}
-    entries.append(replace(common, kind=f"{operation.kind}.finished", summary=f"finished: {total}", data=data))
-    return entries
+def _origin(tx: Transaction, operation: Operation) -> str:
+    return (operation, *settling.lineage(tx, operation))[-1].id
+
+
+def _still_runs(operation: Operation) -> PolicyError:
+    since = f"{operation.operator}'s since {operation.started_at:%H:%M:%S} UTC"
+    message = f"{operation.id} still runs ({since}): a retry would do the same again; wait for its end, or interrupt it"
+    return PolicyError(message, reason="policy_denied")

@@ -37,7 +37,12 @@ class Records:
     """
 
     def __init__(
-        self, store: Store, kept: vault.Vault, authority: Authority, trusted: Path, now: Callable[[], datetime]
+        self,
+        store: Store,
+        kept: vault.Vault,
+        authority: Callable[[], Authority],
+        trusted: Path,
+        now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._vault = kept
@@ -84,11 +89,12 @@ class Records:
         """
         evidence, lines = await self._store.read(lambda tx: _to_export(tx, name))
         for one in evidence:
-            if self._authority_of(one) != self._authority.ca_pem:
+            if self._authority_of(one) != self._authority().ca_pem:
                 message = f"{one.id} was sealed under another authority: pass on the file that it was imported from"
                 raise PolicyError(message, reason="invalid_request")
             await self._custody("evidence.exported", one, operator, f"{one.id} exported", reason)
-        signer = vault.Signer(self._authority.journal_key, self._authority.journal_chain_pem)
+        authority = self._authority()
+        signer = vault.Signer(authority.journal_key, authority.journal_chain_pem)
         async for part in vault.export(self._vault, evidence, lines, at=self._now(), signer=signer):
             yield part
 
@@ -107,7 +113,7 @@ class Records:
                 async for part in parts:
                     out.write(part)
             found = await vault.import_container(file, ca_pem, self._vault)
-        if ca_pem != self._authority.ca_pem:
+        if ca_pem != self._authority().ca_pem:
             await asyncio.to_thread(_trust, self._trusted, fingerprint, ca_pem)
         now = self._now()
 
@@ -148,7 +154,7 @@ class Records:
         """The certificate to verify with: this controller's, or one that an operator named when importing."""
         issuer = chain.certificates(evidence.host_chain_pem.encode())[-1]
         imported = self._trusted / f"{chain.fingerprint(issuer)}.pem"
-        return imported.read_bytes() if imported.exists() else self._authority.ca_pem
+        return imported.read_bytes() if imported.exists() else self._authority().ca_pem
 
     async def _custody(self, kind: str, evidence: Evidence, operator: str, summary: str, reason: str) -> None:
         now = self._now()

@@ -13,7 +13,7 @@ from fireline_controller import pki
 from fireline_controller.config import Settings
 from fireline_controller.engine.operations import new_operation_id
 from fireline_controller.hosts import Command, Fleet
-from fireline_controller.model import Entry, Host, HostError
+from fireline_controller.model import Certificate, Entry, FirelineError, Host, HostError, PolicyError
 from fireline_controller.store import Store, Transaction
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,12 @@ class Upkeep:
     """Renewal, deny-list and watch over the fleet."""
 
     def __init__(
-        self, store: Store, fleet: Fleet, authority: pki.Authority, settings: Settings, now: Callable[[], datetime]
+        self,
+        store: Store,
+        fleet: Fleet,
+        authority: Callable[[], pki.Authority],
+        settings: Settings,
+        now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._fleet = fleet
@@ -35,7 +40,7 @@ class Upkeep:
         self._now = now
 
     async def renew_due(self) -> Sequence[str]:
-        """Renew every certificate that is due; a host that can't be reached now is tried again next time.
+        """Renew every certificate that is due; a host that can't be reached, or refuses, is tried again next time.
 
         Returns:
             The names of the hosts that have a new certificate.
@@ -48,40 +53,33 @@ class Upkeep:
     async def _renew_or_log(self, host: Host) -> bool:
         try:
             await self.renew(host)
-        except HostError as error:
-            log.warning("certificate not renewed", extra={"host": host.name, "error": str(error)})
+        except (HostError, PolicyError) as error:  # one host that lies or is away holds up no other's renewal
+            log.warning("certificate of %s not renewed: %s", host.name, error)
             return False
         return True
 
-    async def renew(self, host: Host) -> Host:
+    async def renew(self, host: Host) -> None:
         """Give one host a new certificate for a new key, made on the host.
 
         Raises:
             HostError: the host can't be reached or refuses.
-            PolicyError: its signing request is not acceptable.
+            PolicyError: its signing request is not acceptable, or it was removed meanwhile.
         """
         now = self._now()
         client = self._fleet.client(host)
         command = await self._command(now)
         request = await client.prepare_renewal(command, timeout_s=_TIMEOUT_S)
         lifetime = timedelta(hours=self._settings.certificates.agent_lifetime_h)
-        certificate = self._authority.issue_agent(
+        certificate = self._authority().issue_agent(
             request, host=host.name, generation=host.generation, now=now, lifetime=lifetime
         )
-
-        def issued(tx: Transaction) -> None:
-            tx.put_certificate(certificate)
-            summary = f"certificate of {host.name} renewed until {certificate.not_after:%Y-%m-%d %H:%M}Z"
-            data = {"serial": certificate.serial}
-            tx.append(Entry("certificate.renewed", "controller", now, summary, host=host.name, data=data))
-
-        await self._store.run(issued)
-        install = replace(command, request_id=f"{command.request_id}-install")
-        await client.install_certificate(install, self._authority.chain_of(certificate), timeout_s=_TIMEOUT_S)
-        # Only now: a host that did not take it is still due, and is asked again.
-        renewed = replace(host, certificate_serial=certificate.serial, certificate_not_after=certificate.not_after)
-        await self._store.run(lambda tx: tx.put_host(renewed))
-        return renewed
+        # On record before the host has it, for the host may sign with it at once; in force only once it is installed.
+        await self._store.run(lambda tx: _issued(tx, host, certificate))
+        chain = certificate.pem.encode() + self._authority().ca_pem
+        await client.install_certificate(
+            replace(command, request_id=f"{command.request_id}-install"), chain, timeout_s=_TIMEOUT_S
+        )
+        await self._store.run(lambda tx: _in_force(tx, host, certificate, now))
 
     async def push_deny_list(self, hosts: Sequence[Host]) -> None:
         """Tell these hosts whom to refuse; one that can't be reached is told when it is next watched."""
@@ -92,34 +90,37 @@ class Upkeep:
             try:
                 await self._fleet.client(host).set_deny_list(command, version, sorted(serials), timeout_s=_TIMEOUT_S)
             except HostError as error:
-                log.warning("deny-list not passed on", extra={"host": host.name, "error": str(error)})
+                log.warning("deny-list not passed on to %s: %s", host.name, error)
 
         await asyncio.gather(*(tell(h) for h in hosts))
 
     async def watch(self, host: Host) -> None:
-        """Hold a stream to the host for ever, and journal when it is lost and when it is back."""
-        is_lost = is_told = False
-        while True:
+        """Hold a stream to the host while it is in the fleet, and journal when it is lost and when it is back."""
+        is_lost = False
+        while await self._store.read(lambda tx: _is_enrolled(tx, host)):
+            reason = "it ended the stream"
             try:
                 async for event in self._fleet.client(host).watch():
                     if is_lost:
                         is_lost = False
                         await self._note(host, "host.back", f"{host.name} answers again")
-                    if not is_told:
-                        is_told = True
                         await self.push_deny_list([host])
-                    log.info("host event", extra={"host": host.name, "kind": event.kind, "detail": event.detail})
-                reason = "it ended the stream"
-            except HostError as error:
+                    log.info("%s: %s %s", host.name, event.kind, event.detail)
+            except FirelineError as error:
                 reason = str(error)
             if not is_lost:
-                is_lost, is_told = True, False
+                is_lost = True
                 await self._note(host, "host.lost", f"{host.name} is lost: {reason}")
             await asyncio.sleep(_WATCH_PAUSE_S)
 
     async def _note(self, host: Host, kind: str, summary: str) -> None:
         now = self._now()
-        await self._store.run(lambda tx: tx.append(Entry(kind, "controller", now, summary, host=host.name)))
+
+        def record(tx: Transaction) -> None:
+            if _is_enrolled(tx, host):  # one that was removed is cut off, not lost
+                tx.append(Entry(kind, "controller", now, summary, host=host.name))
+
+        await self._store.run(record)
 
     async def _command(self, now: datetime) -> Command:
         operation_id = new_operation_id(now)
@@ -137,3 +138,24 @@ class Upkeep:
 
 def _is_due(tx: Transaction, host: Host, now: datetime) -> bool:
     return pki.is_due(tx.certificate(host.certificate_serial), now)
+
+
+def _is_enrolled(tx: Transaction, host: Host) -> bool:
+    known = tx.host(host.name)
+    return not known.removed and known.generation == host.generation
+
+
+def _issued(tx: Transaction, host: Host, certificate: Certificate) -> None:
+    if not _is_enrolled(tx, host):
+        raise PolicyError(f"{host.name} was removed from the fleet meanwhile", reason="certificate_revoked")
+    tx.put_certificate(certificate)
+
+
+def _in_force(tx: Transaction, host: Host, certificate: Certificate, now: datetime) -> None:
+    if not _is_enrolled(tx, host):
+        return
+    known = tx.host(host.name)  # as it is now: labels may have changed while the host was asked
+    tx.put_host(replace(known, certificate_serial=certificate.serial, certificate_not_after=certificate.not_after))
+    summary = f"certificate of {host.name} renewed until {certificate.not_after:%Y-%m-%d %H:%M:%S} UTC"
+    data = {"serial": certificate.serial}
+    tx.append(Entry("certificate.renewed", "controller", now, summary, host=host.name, data=data))

@@ -1,0 +1,56 @@
+"""How an operation's end gets on record, by the process that ran it or by another one after that was killed."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from fireline_controller.engine import entries
+from fireline_controller.model import HostOutcome, Operation, Outcome
+from fireline_controller.store import Transaction
+
+
+def lineage(tx: Transaction, operation: Operation) -> tuple[Operation, ...]:
+    """The operations that this one retries: its prior one, that one's prior one, and so on."""
+    found: list[Operation] = []
+    while operation.retry_of:
+        operation = tx.operation(operation.retry_of)
+        found.append(operation)
+    return tuple(found)
+
+
+def finish(tx: Transaction, operation: Operation, outcomes: Sequence[HostOutcome], how: entries.End) -> None:
+    """Put the end of an operation on record: one outcome for each host (I1)."""
+    ordered = sorted(outcomes, key=lambda o: o.host)
+    tx.finish_operation(operation.id, ordered, how.at)
+    tx.append(*entries.end(operation, ordered, how))
+    tx.checkpoint()
+
+
+def settle(tx: Transaction, operation_id: str, now: datetime) -> bool:
+    """End an operation that lost its process; false when it had ended before."""
+    operation = tx.operation(operation_id)
+    if operation.finished_at is not None:
+        return False
+    family = {operation.id, *(o.id for o in lineage(tx, operation))}
+    outcomes = [_left(tx, operation, family, name) for name in operation.target.hosts]
+    duration_ms = round((now - operation.started_at).total_seconds() * 1000)
+    finish(tx, operation, outcomes, entries.End(now, duration_ms, word="interrupted"))
+    return True
+
+
+def _left(tx: Transaction, operation: Operation, family: set[str], host: str) -> HostOutcome:
+    """How far a host had come when the process ended: what is sealed is sealed."""
+    for evidence in tx.evidence_list(host=host):
+        if evidence.operation_id in family:
+            return HostOutcome(
+                host,
+                Outcome.OK,
+                "sealed before the controller was stopped",
+                evidence_id=evidence.id,
+                partial=evidence.partial,
+                artifacts=evidence.artifacts,
+                total_bytes=evidence.total_bytes,
+                sealed_ms=round((evidence.sealed_at - operation.started_at).total_seconds() * 1000),
+            )
+    again = f"; take it up again: --retry-of {operation.id}" if operation.kind == "capture" else ""
+    detail = f"the controller was stopped before this host ended{again}"
+    return HostOutcome(host, Outcome.UNREACHABLE, detail, "controller_stopped")

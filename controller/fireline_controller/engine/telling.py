@@ -1,0 +1,55 @@
+"""What is told of a sealed capture, in its outcome and in the journal. The words are the host's, made fit to show."""
+
+import hashlib
+from typing import Final
+
+from fireline_controller.hosts.wire import text
+from fireline_controller.model import Entry, Evidence, Finding
+from fireline_wire.manifest import SEVERITIES, Manifest
+
+# Told with the outcome, the gravest first; a manifest may hold thousands, which no operator's message could carry.
+_FINDINGS_TOLD: Final = 200
+_GRAVITY: Final = {name: grade for grade, name in enumerate(SEVERITIES)}
+
+
+def detail(manifest: Manifest) -> str:
+    """What an operator should know of a capture that is kept. The words are the host's."""
+    broken = [c.name for c in manifest.collectors if c.status not in ("ok", "absent")]
+    parts = [f"partial: {manifest.partial_reason}"] if manifest.partial else []
+    if broken and not parts:
+        parts.append(f"without {', '.join(broken)}")
+    if len(manifest.findings) > _FINDINGS_TOLD:
+        parts.append(f"{len(manifest.findings)} findings, of which {_FINDINGS_TOLD} are told here")
+    return text("; ".join(parts))
+
+
+def findings(manifest: Manifest) -> tuple[Finding, ...]:
+    """What stands out, the gravest first."""
+    gravest = sorted(manifest.findings, key=lambda f: _GRAVITY[f.severity])[:_FINDINGS_TOLD]
+    return tuple(
+        Finding(f.severity, text(f.code), text(f.subject), text(f.summary), text(f.collector), manifest.host)
+        for f in gravest
+    )
+
+
+def sealed_entry(evidence: Evidence, manifest: Manifest, operator: str, sealed_ms: int) -> Entry:
+    """The journal's line of a seal."""
+    grave = sorted({f.code for f in manifest.findings if f.severity != "notice"})
+    stands_out = text(f"; stands out: {', '.join(grave)}") if grave else ""
+    return Entry(
+        kind="evidence.sealed",
+        actor=operator,
+        at=evidence.sealed_at,
+        summary=f"{evidence.id} sealed: {evidence.artifacts} artifacts, {evidence.total_bytes} bytes{stands_out}",
+        incident_id=evidence.incident_id,
+        operation_id=evidence.operation_id,
+        host=evidence.host,
+        data={
+            "evidence": evidence.id,
+            "manifest_sha256": evidence.manifest_sha256,
+            "receipt_sha256": hashlib.sha256(evidence.receipt).hexdigest(),
+            "partial": evidence.partial,
+            "sealed_ms": sealed_ms,
+            "clock_offset_us": manifest.clock_offset_ns // 1000,
+        },
+    )
