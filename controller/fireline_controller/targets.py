@@ -17,6 +17,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
@@ -68,6 +69,11 @@ def freeze(names: Iterable[str], *, spelled: str) -> Target:
 
 def fold(names: Iterable[str]) -> str:
     """Names in ClusterShell's short form: web[1-3],web-5."""
+    return _folded(tuple(names))
+
+
+@lru_cache(maxsize=64)  # folding 1,000 names costs as much as calling 200 hosts, and a fleet rarely changes
+def _folded(names: tuple[str, ...]) -> str:
     return str(NodeSet.fromlist(list(names), resolver=GroupResolver()))
 
 

@@ -15,12 +15,12 @@ from datetime import datetime, timedelta
 from fireline_controller import fanout, targets
 from fireline_controller.config import Settings
 from fireline_controller.engine import entries, settling
+from fireline_controller.engine.feed import Feed
 from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.values import Finished, News, Progress, Started, TargetSpec, Wish
 from fireline_controller.hosts import Command
 from fireline_controller.model import (
     EmptyTarget,
-    FirelineError,
     Host,
     HostOutcome,
     Operation,
@@ -31,9 +31,6 @@ from fireline_controller.model import (
 from fireline_controller.store import Store, Transaction
 
 log = logging.getLogger(__name__)
-
-# A watcher that reads slowly loses progress, never an outcome.
-_NEWS_KEPT = 1000
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class _Order:
     budget: fanout.Budget
     started_s: float
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
-    news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
+    feed: Feed = field(default_factory=Feed)
 
 
 @dataclass(frozen=True)
@@ -57,13 +54,12 @@ class Running:
     command: Command
     journal_head: tuple[int, str]
     started_s: float
-    news: asyncio.Queue[News] = field(default_factory=asyncio.Queue)
+    feed: Feed = field(default_factory=Feed)
     still_running: list[str] = field(default_factory=list)
 
     def tell(self, progress: Progress) -> None:
         """Pass progress on to whoever watches."""
-        if self.news.qsize() < _NEWS_KEPT:
-            self.news.put_nowait(progress)
+        self.feed.tell(progress)
 
     def elapsed_ms(self) -> int:
         """Milliseconds since the operator's command arrived."""
@@ -135,7 +131,8 @@ class Operations:
         task = asyncio.create_task(self._owned(order, work))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
-        async for news in _until_finished(order.news, task):
+        task.add_done_callback(lambda _: order.feed.close())
+        async for news in order.feed.until_finished(task):
             yield news
 
     async def cancel(self, operation_id: str) -> bool:
@@ -208,7 +205,7 @@ class Operations:
         try:
             held = await asyncio.to_thread(self._owners.hold, operation_id)
             running = await self._intend(order)
-            order.news.put_nowait(_started(order))
+            order.feed.tell(_started(order))
             failure = await self._operate(order, running, work)
             is_settled = True
             if failure is not None:
@@ -238,7 +235,7 @@ class Operations:
             deadline=operation.started_at + timedelta(seconds=order.limits.overall_deadline_s),
             fence_token=fence,
         )
-        return Running(operation, command, head, order.started_s, order.news)
+        return Running(operation, command, head, order.started_s, order.feed)
 
     async def _operate(self, order: _Order, running: Running, work: Work) -> Exception | None:
         """Returns: why the controller itself failed; by then every host has its outcome all the same."""
@@ -247,7 +244,7 @@ class Operations:
 
         def ended(outcome: HostOutcome) -> None:
             outcomes.append(outcome)
-            order.news.put_nowait(outcome)
+            order.feed.tell(outcome)
 
         try:
             await fanout.fan_out(
@@ -265,7 +262,7 @@ class Operations:
         if failure is not None:
             return failure
         finished = Finished(entries.counts(outcomes), running.elapsed_ms(), tuple(running.still_running))
-        order.news.put_nowait(finished)
+        order.feed.tell(finished)
         return None
 
 
@@ -273,22 +270,6 @@ def _started(order: _Order) -> Started:
     operation = order.operation
     worst_case = order.budget.worst_case(order.limits.concurrency)
     return Started(operation.id, operation.incident_id, operation.target, worst_case)
-
-
-async def _until_finished(news: asyncio.Queue[News], task: asyncio.Task[None]) -> AsyncIterator[News]:
-    while True:
-        getter = asyncio.ensure_future(news.get())
-        try:
-            await asyncio.wait({getter, task}, return_when=asyncio.FIRST_COMPLETED)
-            if not getter.done():
-                task.result()  # raises what stopped the operation
-                raise FirelineError("the operation ended without a result")
-            told = getter.result()
-        finally:
-            getter.cancel()
-        yield told
-        if isinstance(told, Finished):
-            return
 
 
 def new_operation_id(now: datetime) -> str:
