@@ -73,8 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
         "join",
         parents=[common],
         help="get this host's certificate with a one-time token",
-        description="Get this host's certificate. The key is made here and never leaves; nothing is sent to a "
-        "controller other than the one that the token pins.",
+        description="Get this host's certificate. The key is made here and never leaves; the token is shown to "
+        "no controller but the one that it pins.",
     )
     join.add_argument(
         "--token", required=True, metavar="TOKEN", help="what `fireline enroll token` printed; `-` reads it from stdin"

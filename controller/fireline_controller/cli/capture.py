@@ -18,7 +18,7 @@ HELP = options.manual(
     examples=(
         'fireline capture -t all --profile volatile --reason "odd traffic"',
         "fireline capture -t web[01-20] -i INC-20260102-030405 --max-fail 10%",
-        "fireline capture --retry-of op-19b7c9d3a88-5e6f7a8b --json",
+        "fireline capture --retry-of op-19b7ca98c88-5e6f7a8b --json",
     ),
     exits=options.FAN_OUT_EXITS,
 )
