@@ -222,6 +222,22 @@ class TestFleet:
 class TestWork:
     """Operations and incidents."""
 
+    async def test_the_fleet_is_read_anew_once_a_host_changed(self, store: Store) -> None:
+        """The kept list never outlives a change, nor a transaction that was undone."""
+        store.run_now(lambda tx: tx.put_host(HOST))
+        assert await store.hosts() == (HOST,)
+        moved = replace(HOST, address="198.51.100.9:7700")
+
+        def undone(tx: Transaction) -> None:
+            tx.put_host(moved)
+            raise NotFound("undo this")
+
+        with pytest.raises(NotFound):
+            store.run_now(undone)
+        assert await store.hosts() == (HOST,)
+        store.run_now(lambda tx: tx.put_host(moved))
+        assert await store.hosts() == (moved,)
+
     def test_an_operation_comes_back_with_its_target(self, store: Store) -> None:
         """As it was put, without outcomes while it runs."""
         store.run_now(lambda tx: tx.put_operation(OPERATION))
@@ -234,9 +250,9 @@ class TestWork:
         outcomes = _outcomes("web-2", "web-1")
         store.run_now(lambda tx: tx.put_operation(OPERATION))
 
-        ended = store.run_now(lambda tx: tx.finish_operation("op-1", outcomes, NOW + timedelta(seconds=2)))
+        store.run_now(lambda tx: tx.finish_operation("op-1", outcomes, NOW + timedelta(seconds=2)))
 
-        assert ended == replace(OPERATION, finished_at=NOW + timedelta(seconds=2), outcomes=(outcomes[1], outcomes[0]))
+        ended = replace(OPERATION, finished_at=NOW + timedelta(seconds=2), outcomes=(outcomes[1], outcomes[0]))
         assert store.run_now(lambda tx: tx.operation("op-1")) == ended
         assert store.run_now(lambda tx: tx.operations(unfinished=True)) == ()
 

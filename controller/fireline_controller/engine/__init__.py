@@ -98,6 +98,8 @@ class Engine:
         """
         if wish.incident_id:
             await self.incidents.require(wish.incident_id)
+        if wish.target.retry_of:
+            await self.operations.resolve(wish.target)  # before the chain is read, so that it has all its outcomes
         chain = await self._store.read(lambda tx: _retried(tx, wish))
         profile = self._profile(chain[0].profile if chain else profile_name)
 

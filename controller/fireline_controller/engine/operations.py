@@ -91,7 +91,7 @@ class Operations:
         """
         if spec.retry_of:
             await self.settle_interrupted()
-        hosts = await self._store.read(lambda tx: tx.hosts())
+        hosts = await self._store.hosts()
         if spec.retry_of:
             prior = await self._store.read(lambda tx: tx.operation(spec.retry_of))
             return _retried(prior, hosts)

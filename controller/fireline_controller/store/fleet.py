@@ -15,6 +15,11 @@ class FleetVerbs(Verbs):
     def put_host(self, host: Host) -> None:
         """Keep a host, in place of one with the same name."""
         self._put(schema.hosts, columns_of(host))
+        self._count("fleet")
+
+    def fleet_version(self) -> int:
+        """A number that grows whenever a host is kept."""
+        return self._counted("fleet")
 
     def host(self, name: str) -> Host:
         """The host with this name, a removed one too.
@@ -86,10 +91,9 @@ class FleetVerbs(Verbs):
 
     def denied(self) -> tuple[int, frozenset[str]]:
         """The deny-list: a version that grows with each change, and the serial numbers on it."""
-        table, counters = schema.certificates, schema.counters
+        table = schema.certificates
         serials = self._connection.execute(select(table.c.serial).where(table.c.revoked_at.is_not(None))).scalars()
-        version = self._connection.execute(select(counters.c.value).where(counters.c.name == "deny_list")).scalar_one()
-        return int(version), frozenset(serials)
+        return self._counted("deny_list"), frozenset(serials)
 
     def put_token(self, token: Token) -> None:
         """Keep a token that was made."""
@@ -130,3 +134,7 @@ class FleetVerbs(Verbs):
         table = schema.counters
         query = update(table).where(table.c.name == name).values(value=table.c.value + 1).returning(table.c.value)
         return int(self._connection.execute(query).scalar_one())
+
+    def _counted(self, name: str) -> int:
+        table = schema.counters
+        return int(self._connection.execute(select(table.c.value).where(table.c.name == name)).scalar_one())

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from fireline_controller import journal
-from fireline_controller.model import Checkpoint, JournalError, StoreError
+from fireline_controller.model import Checkpoint, Host, JournalError, StoreError
 from fireline_controller.store.anchor import Anchor
 from fireline_controller.store.database import CommitUnknown, Database, Retry
 from fireline_controller.store.transaction import Transaction
@@ -39,6 +39,7 @@ class Store:
         self._database = database
         self._key = journal_key
         self._anchor = anchor
+        self._fleet: tuple[int, tuple[Host, ...]] | None = None
         self._writer = Writer(self._write)
         self._reader = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
 
@@ -134,6 +135,16 @@ class Store:
                 "journal anchor can't be written: until it can, lines cut off the journal's end would not be noticed",
                 extra={"path": str(self._anchor.path), "cause": error.strerror, "seq": signed.seq},
             )
+
+    async def hosts(self) -> tuple[Host, ...]:
+        """The enrolled hosts by name, read anew only when one has changed: every command asks for all of them."""
+        return await self.read(self._current_hosts)
+
+    def _current_hosts(self, tx: Transaction) -> tuple[Host, ...]:
+        version = tx.fleet_version()
+        if self._fleet is None or self._fleet[0] != version:
+            self._fleet = (version, tx.hosts())
+        return self._fleet[1]
 
     def read_now(self, work: Callable[[Transaction], Result]) -> Result:
         """`read` for programs without an event loop.

@@ -1,7 +1,7 @@
 """Verbs for what operators do: operations with their outcomes, and incidents."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ from fireline_controller.model import (
     Incident,
     NotFound,
     Operation,
+    Outcome,
     Severity,
     StoreError,
     Target,
@@ -21,6 +22,7 @@ from fireline_controller.store import schema
 from fireline_controller.store.verbs import Verbs, columns_of, value_of
 
 _FIRST_PHASE = "open"
+_USUAL = {f.name: None if f.default is MISSING else f.default for f in fields(HostOutcome)}
 
 
 class WorkVerbs(Verbs):
@@ -30,11 +32,11 @@ class WorkVerbs(Verbs):
         """Keep an operation that starts; its outcomes come with `finish_operation`."""
         values = columns_of(operation)
         target: Target = values.pop("target")
-        values.pop("outcomes")
+        values["outcomes"] = [_document(o) for o in operation.outcomes]
         values.update({f"target_{name}": value for name, value in columns_of(target).items()})
         self._put(schema.operations, values)
 
-    def finish_operation(self, operation_id: str, outcomes: Sequence[HostOutcome], finished_at: datetime) -> Operation:
+    def finish_operation(self, operation_id: str, outcomes: Sequence[HostOutcome], finished_at: datetime) -> None:
         """Keep the outcomes of an operation, one for each host of its target (I1), once.
 
         Raises:
@@ -47,10 +49,8 @@ class WorkVerbs(Verbs):
             raise StoreError(f"operation {operation_id} was finished at {operation.finished_at}: it ends once")
         _check_one_each(operation, outcomes)
         table = schema.operations
-        self._connection.execute(update(table).where(table.c.id == operation_id).values(finished_at=finished_at))
-        if outcomes:
-            self._connection.execute(insert(schema.outcomes), [_outcome_row(operation_id, o) for o in outcomes])
-        return self.operation(operation_id)
+        ended = {"finished_at": finished_at, "outcomes": [_document(o) for o in outcomes]}
+        self._connection.execute(update(table).where(table.c.id == operation_id).values(ended))
 
     def operation(self, operation_id: str) -> Operation:
         """The operation with this id.
@@ -63,7 +63,7 @@ class WorkVerbs(Verbs):
         ).one_or_none()
         if row is None:
             raise NotFound(f"operation {operation_id!r} is not known")
-        return self._with_outcomes([row])[0]
+        return _operation_of(row)
 
     def operations(self, incident_id: str = "", *, unfinished: bool = False) -> tuple[Operation, ...]:
         """Operations in the order in which they started; of one incident, or those that have not ended."""
@@ -73,16 +73,7 @@ class WorkVerbs(Verbs):
             query = query.where(table.c.incident_id == incident_id)
         if unfinished:
             query = query.where(table.c.finished_at.is_(None))
-        return self._with_outcomes(self._connection.execute(query).all())
-
-    def _with_outcomes(self, rows: Sequence[Row[Any]]) -> tuple[Operation, ...]:
-        found: dict[str, list[HostOutcome]] = {row.id: [] for row in rows}
-        table = schema.outcomes
-        for start in range(0, len(rows), 500):
-            ids = [row.id for row in rows[start : start + 500]]
-            for row in self._connection.execute(select(table).where(table.c.operation_id.in_(ids))):
-                found[row.operation_id].append(_outcome_of(row))
-        return tuple(_operation_of(row, found[row.id]) for row in rows)
+        return tuple(_operation_of(row) for row in self._connection.execute(query))
 
     def new_incident(self, severity: Severity, title: str, opened_by: str, target: str, now: datetime) -> Incident:
         """Open an incident under an id of its own: INC-YYYYMMDD-HHMMSS in UTC, of the next second that is free."""
@@ -138,19 +129,20 @@ def _check_one_each(operation: Operation, outcomes: Sequence[HostOutcome]) -> No
         )
 
 
-def _outcome_row(operation_id: str, outcome: HostOutcome) -> Mapping[str, Any]:
-    findings = [asdict(f) for f in outcome.findings]
-    return {**columns_of(outcome), "operation_id": operation_id, "findings": findings}
+def _document(outcome: HostOutcome) -> dict[str, Any]:
+    """The fields that are not as usual: most hosts end ok with little to say."""
+    said = {name: value for name, value in columns_of(outcome).items() if value != _USUAL[name]}
+    if outcome.findings:
+        said["findings"] = [columns_of(f) for f in outcome.findings]
+    return said
 
 
-def _outcome_of(row: Row[Any]) -> HostOutcome:
-    values = row._asdict()
-    del values["operation_id"]
-    outcome = HostOutcome(**values)
-    return replace(outcome, findings=tuple(Finding(**f) for f in values["findings"]))
+def _outcome_of(document: dict[str, Any]) -> HostOutcome:
+    findings = tuple(Finding(**f) for f in document.get("findings", ()))
+    return HostOutcome(**{**_USUAL, **document, "outcome": Outcome(document["outcome"]), "findings": findings})
 
 
-def _operation_of(row: Row[Any], outcomes: Sequence[HostOutcome]) -> Operation:
+def _operation_of(row: Row[Any]) -> Operation:
     values = row._asdict()
     target = Target(
         hosts=tuple(values.pop("target_hosts")),
@@ -158,4 +150,5 @@ def _operation_of(row: Row[Any], outcomes: Sequence[HostOutcome]) -> Operation:
         folded=values.pop("target_folded"),
         spelled=values.pop("target_spelled"),
     )
-    return Operation(**values, target=target, outcomes=tuple(sorted(outcomes, key=lambda o: o.host)))
+    outcomes = sorted((_outcome_of(o) for o in values.pop("outcomes")), key=lambda o: o.host)
+    return Operation(**values, target=target, outcomes=tuple(outcomes))

@@ -67,23 +67,7 @@ def _work() -> None:
         Column("finished_at", Text, index=True),
         Column("profile", Text, nullable=False),
         Column("retry_of", Text, nullable=False),
-    )
-    op.create_table(
-        "outcomes",
-        Column("operation_id", Text, sa.ForeignKey("operations.id"), primary_key=True),
-        Column("host", Text, primary_key=True),
-        Column("outcome", Text, nullable=False),
-        Column("detail", Text, nullable=False),
-        Column("reason", Text, nullable=False),
-        Column("duration_ms", _number, nullable=False),
-        Column("evidence_id", Text, nullable=False),
-        Column("partial", Boolean, nullable=False),
-        Column("artifacts", _number, nullable=False),
-        Column("total_bytes", _number, nullable=False),
-        Column("resent_bytes", _number, nullable=False),
-        Column("deduplicated_bytes", _number, nullable=False),
-        Column("sealed_ms", _number, nullable=False),
-        Column("findings", Text, nullable=False),
+        Column("outcomes", Text, nullable=False),
     )
     op.create_table(
         "incidents",
@@ -141,7 +125,10 @@ def _record() -> None:
     counters = op.create_table(
         "counters", Column("name", Text, primary_key=True), Column("value", _number, nullable=False)
     )
-    op.bulk_insert(counters, [{"name": "fence_token", "value": 0}, {"name": "deny_list", "value": 0}])
+    op.bulk_insert(
+        counters,
+        [{"name": "fence_token", "value": 0}, {"name": "deny_list", "value": 0}, {"name": "fleet", "value": 0}],
+    )
 
 
 def downgrade() -> None:
