@@ -39,6 +39,9 @@ class FakeAgent:
     chunks_without_end: bool = False
     chunks_missing: int = 0
     chunk_bytes: int = transfer.CHUNK_BYTES
+    signing_request: bytes = b"csr"
+    install_refusal: status.Refusal | None = None
+    watched: asyncio.Event = field(default_factory=asyncio.Event)
     asked: list[Message] = field(default_factory=list)
     peers: dict[str, str] = field(default_factory=dict)
     """By the request's type, the address and port that it came from."""
@@ -68,7 +71,8 @@ class FakeAgent:
             "Ping": unary(host_pb2.PingRequest, self._ping),
             "Describe": unary(host_pb2.DescribeRequest, self._describe),
             "PrepareRenewal": unary(
-                host_pb2.PrepareRenewalRequest, lambda _: host_pb2.PrepareRenewalReply(signing_request_pem=b"csr")
+                host_pb2.PrepareRenewalRequest,
+                lambda _: host_pb2.PrepareRenewalReply(signing_request_pem=self.signing_request),
             ),
             "InstallCertificate": unary(
                 host_pb2.InstallCertificateRequest,
@@ -104,8 +108,9 @@ class FakeAgent:
         self.peers[type(request).__name__] = context.peer()
         self.called.set()
         await asyncio.sleep(self.delay_s)
-        if self.refusal is not None:
-            await status.abort(context, self.refusal)
+        refusal = self.install_refusal if isinstance(request, host_pb2.InstallCertificateRequest) else self.refusal
+        if refusal is not None:
+            await status.abort(context, refusal)
 
     def _ping(self, _: host_pb2.PingRequest) -> Message:
         return host_pb2.PingReply(received_at=self._now(), sent_at=self._now())
@@ -125,6 +130,7 @@ class FakeAgent:
     async def _watch(self, _: bytes, context: Context) -> AsyncIterator[bytes]:
         event = host_pb2.HostEvent(at=self._now(), kind=host_pb2.HostEvent.KIND_WATCHING)
         yield event.SerializeToString()
+        self.watched.set()
         await asyncio.Event().wait()
 
     async def _run(self, request: capture_pb2.CaptureRequest, context: Context) -> AsyncIterator[bytes]:
