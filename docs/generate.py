@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import typer.main
 
@@ -91,11 +91,18 @@ def _command(path: tuple[str, ...], command: Any) -> str:
     options = [p for p in command.params if p.param_type_name == "option" and not {"--help", "--state"} & set(p.opts)]
     parts = [f"## {' '.join(path)}\n", _prose(command.help)]
     if not hasattr(command, "commands"):
-        words = [*path, *(["[OPTIONS]"] if options else []), *(a.metavar or a.name.upper() for a in arguments)]
+        words = [*path, *(["[OPTIONS]"] if options else []), *(a.metavar for a in arguments)]
         parts.append(f"    {' '.join(words)}\n")
-    parts.append(table(("argument", "meaning"), [(code(a.metavar or a.name.upper()), a.help or "") for a in arguments]))
+    meanings = _declared(command)
+    parts.append(table(("argument", "meaning"), [(code(a.metavar), meanings[a.name].rstrip(".")) for a in arguments]))
     parts.append(table(("option", "meaning"), [_option_row(o) for o in options]))
     return "\n".join(part for part in parts if part)
+
+
+def _declared(command: Any) -> dict[str, str]:
+    """The help of each parameter as the function declares it: not every Typer passes on that of an argument."""
+    hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True) if command.callback else {}
+    return {name: info.help or "" for name, hint in hints.items() for info in getattr(hint, "__metadata__", ())}
 
 
 def _prose(text: str | None) -> str:
