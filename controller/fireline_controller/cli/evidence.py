@@ -242,7 +242,8 @@ async def _export(control: "ControlStub", evidence_id: str, file: Path, reason: 
         session.fail(f"{file}: can't be written: {error.strerror}; free some space or name another", 5)
     finally:
         partial.unlink(missing_ok=True)
-    output.say(f"{file}: {output.size(total)}; verify it: fireline evidence verify {file} --ca ca.pem")
+    output.say(f"{file}: {output.size(total)}; verify it: fireline evidence verify {file}")
+    output.say("whoever gets it verifies it with --ca and a copy of keys/ca.pem, which is in your state folder")
     return session.OK
 
 
