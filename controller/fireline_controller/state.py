@@ -49,8 +49,8 @@ def make(folder: Path, *, operator: str, now: datetime) -> State | None:
         StoreError: it can't be written.
     """
     if (folder / "keys").exists() or (folder / "store.sqlite").exists():
-        open_state(folder)
-        return None
+        there = open_state(folder)
+        return there if _begun(there, operator, now) else None
     settings = config.load(folder / "fireline.toml")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,13 +60,22 @@ def make(folder: Path, *, operator: str, now: datetime) -> State | None:
     except OSError as error:
         raise StoreError(f"{folder}: can't be made: {error.strerror}") from None
     state = State(folder, settings, pki.create(folder / "keys", operator=operator, now=now))
+    _begun(state, operator, now)
+    return state
+
+
+def _begun(state: State, operator: str, now: datetime) -> bool:
+    """Write the journal's first line, the last step of making; false when it is there."""
+    data = {"ca_sha256": state.authority.ca_sha256}
+    entry = Entry("controller.made", operator, now, "state folder made", data=data)
     store = state.open_store()
     try:
-        data = {"ca_sha256": state.authority.ca_sha256}
-        store.run_now(lambda tx: tx.append(Entry("controller.made", operator, now, "state folder made", data=data)))
+        is_empty = store.read_now(lambda tx: tx.head()[0] == 0)
+        if is_empty:
+            store.run_now(lambda tx: tx.append(entry))
+        return is_empty
     finally:
         store.close()
-    return state
 
 
 def open_state(folder: Path) -> State:
