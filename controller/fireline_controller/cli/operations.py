@@ -65,8 +65,10 @@ async def confirmed(control: "ControlStub", wish: Wish) -> "control_pb2.Operatio
     """The options with the confirmation that a wide target needs.
 
     Raises:
-        SystemExit: the operator said no, or nobody is there to ask (refused).
+        SystemExit: the operator said no, or nobody is there to ask (refused); two ways to name hosts at once (usage).
     """
+    if wish.retry_of and (wish.targets or wish.without):
+        session.fail("--retry-of names the hosts itself: leave --target and --except out", session.USAGE)
     options = wish.options()
     if not (wish.targets or wish.retry_of):
         return options

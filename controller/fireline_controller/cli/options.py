@@ -56,7 +56,7 @@ RetryOf = Annotated[
     typer.Option(
         "--retry-of",
         metavar="OPERATION",
-        help="Only the hosts of this operation that did not end ok.",
+        help="The hosts of this operation that did not end ok, instead of --target.",
         show_default=False,
     ),
 ]

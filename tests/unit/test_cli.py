@@ -1,0 +1,22 @@
+"""What the command line refuses before it asks a controller."""
+
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from fireline_controller.cli import operations, session
+
+if TYPE_CHECKING:
+    from fireline_wire.v1.control_pb2_grpc import ControlStub
+
+
+@pytest.mark.parametrize("wish", [operations.Wish(["web1"], retry_of="op-1"), operations.Wish([], ["db1"], "op-1")])
+async def test_retry_of_takes_no_other_target(wish: operations.Wish, capsys: pytest.CaptureFixture[str]) -> None:
+    """A host that the operator left out is never addressed because the command goes by another one's list."""
+    nobody = cast("ControlStub", None)  # it is refused before anybody is asked
+
+    with pytest.raises(SystemExit) as ended:
+        await operations.confirmed(nobody, wish)
+
+    assert ended.value.code == session.USAGE
+    assert capsys.readouterr().err == "fireline: --retry-of names the hosts itself: leave --target and --except out\n"
