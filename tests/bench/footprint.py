@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.evidence import agent_process, lay_agent
@@ -21,8 +22,32 @@ app()
 """
 
 
-def agent_at_rest(grounds: Grounds, *, seconds: float) -> tuple[float, float, float]:
-    """The agent's resident bytes over a bare interpreter's, those bytes, and its share of one processor at rest."""
+_BARE_SERVER = """
+import asyncio, sys, grpc
+from fireline_wire.v1 import host_pb2_grpc
+async def main():
+    key, chain, ca = (open(path, "rb").read() for path in sys.argv[1:])
+    server = grpc.aio.server()
+    server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, chain)], ca, True))
+    await server.start()
+    print("serving", flush=True)
+    await server.wait_for_termination()
+asyncio.run(main())
+"""
+
+
+@dataclass(frozen=True)
+class AtRest:
+    """Resident bytes of the agent, of a bare gRPC server with mutual TLS and of a bare interpreter; share of a core."""
+
+    agent_bytes: int
+    server_bytes: int
+    python_bytes: int
+    busy: float
+
+
+def agent_at_rest(grounds: Grounds, *, seconds: float) -> AtRest:
+    """Watch an agent to which nothing happens."""
     config = lay_agent(grounds, grounds.folder / "agent", total_bytes=1 << 20)
     with agent_process(config, grounds.folder / "agent.log") as pid:
         time.sleep(2)  # what it does once, after its start, is over
@@ -30,7 +55,9 @@ def agent_at_rest(grounds: Grounds, *, seconds: float) -> tuple[float, float, fl
         time.sleep(seconds)
         busy = (_processor_s(pid) - before) / seconds
         resident = _resident_bytes(pid)
-    return resident / _bare_python_bytes(), resident, busy
+    keys = [str(grounds.folder / name) for name in ("agents.key", "agents.pem", "ca.pem")]
+    server = _resident_of([sys.executable, "-c", _BARE_SERVER, *keys], says=True)
+    return AtRest(resident, server, _resident_of([sys.executable, "-c", "input()"], says=False), busy)
 
 
 def help_s() -> float:
@@ -49,12 +76,16 @@ def _timed(argv: Sequence[str]) -> float:
     return time.perf_counter() - began
 
 
-def _bare_python_bytes() -> int:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bare:
-        time.sleep(0.3)
-        assert bare.stdin is not None
-        resident = _resident_bytes(bare.pid)
-        bare.stdin.write(b"\n")
+def _resident_of(argv: Sequence[str], *, says: bool) -> int:
+    """Resident bytes of a program that waits; `says`: it prints a line when it is ready to be looked at."""
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        if says:
+            program.stdout.readline()
+        else:
+            time.sleep(0.3)
+        resident = _resident_bytes(program.pid)
+        program.kill()
     return resident
 
 

@@ -155,15 +155,22 @@ def transfer(plan: Plan) -> Report:
 def rest(plan: Plan) -> Report:
     """What the programs cost when nothing happens."""
     with laid(1) as grounds:
-        over_bare, resident, busy = footprint.agent_at_rest(grounds, seconds=plan.rest_s)
+        found = footprint.agent_at_rest(grounds, seconds=plan.rest_s)
     helps = [(footprint.help_s(), footprint.bare_help_s()) for _ in range(max(plan.repetitions, 3))]
     own, bare = (
         Figure.of(name, "ms", [pair[i] * 1e3 for pair in helps]) for i, name in enumerate(("help", "bare help"))
     )
-    figures = (Figure.of("agent at rest, resident", "MiB", [resident / 2**20]), own, bare)
+    sizes = (
+        ("agent at rest, resident", found.agent_bytes),
+        ("bare gRPC server with mutual TLS, resident", found.server_bytes),
+        ("bare Python, resident", found.python_bytes),
+    )
+    figures = (*(Figure.of(name, "MiB", [size / 2**20]) for name, size in sizes), own, bare)
     ratios = (
-        Ratio("agent's memory at rest / bare Python", over_bare, 4.5),
-        Ratio("agent's processor time at rest, percent", busy * 100, 0.1),
+        # The goal of 4.5 bare Pythons was set where the bare server was 3.8 of them: how a bare Python is counted
+        # differs by a mebibyte between machines, what the agent adds to the server does not.
+        Ratio("agent's memory at rest / bare gRPC server", found.agent_bytes / found.server_bytes, 4.5 / 3.8),
+        Ratio("agent's processor time at rest, percent", found.busy * 100, 0.1),
         Ratio("fireline --help / a bare typer program", own.median / bare.median, 2),
     )
     return Report("at rest", figures, ratios)
