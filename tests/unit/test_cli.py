@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from fireline_controller.cli import operations, session
+from fireline_controller.cli import operations, output, session
 
 if TYPE_CHECKING:
     from fireline_wire.v1.control_pb2_grpc import ControlStub
@@ -20,3 +20,12 @@ async def test_retry_of_takes_no_other_target(wish: operations.Wish, capsys: pyt
 
     assert ended.value.code == session.USAGE
     assert capsys.readouterr().err == "fireline: --retry-of names the hosts itself: leave --target and --except out\n"
+
+
+def test_a_table_for_a_program_has_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where stdout is no terminal nothing is wrapped, and no line ends in blanks."""
+    output.table(("HOST", "DETAIL"), [("web1", "long " * 100 + "end"), ("web2", "")])
+
+    header, first, second, rest = capsys.readouterr().out.split("\n")
+    assert (header, second, rest) == ("HOST  DETAIL", "web2", "")
+    assert first.endswith("long end")

@@ -16,6 +16,8 @@ OUTCOMES = ("ok", "failed", "timed_out", "unreachable", "denied", "cancelled", "
 SEVERITIES = ("critical", "warning", "notice")
 # A table shows this many lines of one kind before it says how many more there are.
 FOLD_ABOVE = 30
+# Characters: wider than any row, for a program that reads lines.
+_UNWRAPPED = 100_000
 
 
 def print_json(document: object) -> None:
@@ -45,7 +47,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         view.add_column(column, overflow="fold")
     for row in rows:
         view.add_row(*(Text(printable(cell)) for cell in row))
-    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty()).print(view)
+    console = Console(width=None if sys.stdout.isatty() else _UNWRAPPED)
+    with console.capture() as drawn:
+        console.print(view)
+    sys.stdout.write("\n".join(line.rstrip() for line in drawn.get().split("\n")))
 
 
 def printable(text: str) -> str:
