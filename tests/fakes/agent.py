@@ -161,8 +161,9 @@ class FakeAgent:
     async def _fetch(self, request: capture_pb2.FetchRequest, context: Context) -> AsyncIterator[bytes]:
         await self._before(request, context)
         if request.manifest:
-            for at in range(request.manifest_offset, len(self.manifest), self.chunk_bytes):
-                yield self.manifest[at : at + self.chunk_bytes]
+            manifest = self.manifest_of(request.capture_request_id)
+            for at in range(request.manifest_offset, len(manifest), self.chunk_bytes):
+                yield manifest[at : at + self.chunk_bytes]
             return
         for chunk in request.chunks:
             for index in range(chunk.first, chunk.first + chunk.count - self.chunks_missing):
@@ -170,6 +171,10 @@ class FakeAgent:
                 await asyncio.sleep(self.pause_s)
         while self.chunks_without_end:
             yield self.chunk("x", 0)
+
+    def manifest_of(self, request_id: str) -> bytes:
+        """The manifest's envelope of a capture."""
+        return self.manifest
 
     def chunk(self, artifact: str, index: int) -> bytes:
         """The chunk that this agent has under a name and an index."""

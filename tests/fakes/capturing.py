@@ -84,6 +84,10 @@ class CapturingAgent(FakeAgent):
             findings=(),
         )
 
+    def manifest_of(self, request_id: str) -> bytes:
+        """What was sealed for this request, whatever was captured since."""
+        return self._sealed[request_id]
+
     def chunk(self, artifact: str, index: int) -> bytes:
         """The chunk of one of the contents; past their end the first one again."""
         data = self.contents.get(artifact, b"x")
