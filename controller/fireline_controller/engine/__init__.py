@@ -162,8 +162,14 @@ def _request_id(host: str, operation_id: str, chain: Sequence[Operation]) -> str
     request_id = operation_id
     for prior in chain:
         outcome = next((o for o in prior.outcomes if o.host == host), None)
-        if outcome is None or not (outcome.outcome in _MAY_HOLD or outcome.outcome is Outcome.SKIPPED):
+        if outcome is not None and outcome.outcome is Outcome.SKIPPED:
+            continue  # it was not asked then: what it may hold is older
+        if outcome is None or not _may_hold(outcome):
             break
-        if outcome.outcome is not Outcome.SKIPPED:  # it was not asked then: what it may hold is older
-            request_id = prior.id
+        request_id = prior.id
     return request_id
+
+
+def _may_hold(outcome: HostOutcome) -> bool:
+    """Whether the host may still hold the capture. What did not fit here is sealed there, and may be gone elsewhere."""
+    return outcome.outcome in _MAY_HOLD or outcome.reason == "disk_full"
