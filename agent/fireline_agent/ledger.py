@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from fireline_agent.errors import RefusedError
+from fireline_wire import durable
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +220,7 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
         fresh.rename(self._path)
-        sync_folder(self._path.parent)
+        durable.sync_folder(self._path.parent)
         os.close(self._descriptor)
         self._descriptor, self._end, self._entries = _open(self._path), 0, {}
         self._load()
@@ -232,15 +233,6 @@ class Ledger:
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _begun(command: Command) -> dict[str, Any]:

@@ -9,3 +9,8 @@ def printable(words: str, *, limit: int = MAX_LETTERS) -> str:
     r"""The first `limit` letters, with line breaks, escape sequences and lone surrogates shown as \xNN."""
     shown = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in words[:limit])
     return shown if len(words) <= limit else f"{shown}…"
+
+
+def shown(raw: bytes) -> str:
+    r"""A host's own name, whatever bytes it holds, as one line: invalid UTF-8 and control characters as \xNN."""
+    return printable(raw.decode(errors="backslashreplace"))

@@ -27,8 +27,7 @@ from fireline_agent.capture.order import Folder, Order, lines, timestamp
 from fireline_agent.capture.sink import Digests
 from fireline_agent.hands import facts
 from fireline_agent.hands.facts import Facts
-from fireline_agent.ledger import sync_folder
-from fireline_wire import envelope
+from fireline_wire import durable, envelope
 from fireline_wire.manifest import MAX_ARTIFACTS, PAYLOAD_TYPE, Artifact, CollectorRun, Finding, Manifest
 
 _WORKER_END_S: Final = 3.0  # a worker whose agent died ends within its two graces
@@ -174,7 +173,7 @@ def _make_durable(folder: Folder) -> None:
     with ThreadPoolExecutor(_SYNC_THREADS) as threads:
         list(threads.map(_sync, folder.files.iterdir() if folder.files.exists() else ()))
     if folder.files.exists():
-        sync_folder(folder.files)
+        durable.sync_folder(folder.files)
 
 
 def _sync(path: Path) -> None:
@@ -197,20 +196,9 @@ def _write(folder: Folder, manifest: Manifest, files: dict[str, str], sealed: by
     }
     sizes = {a.name: a.size for a in manifest.artifacts}
     places = {name: {"file": file, "size": sizes[name]} for name, file in files.items()}
-    _write_file(folder.manifest, sealed)
-    _write_file(folder.places, json.dumps(places).encode())
-    _write_file(folder.sealed, json.dumps(answer).encode())
-    sync_folder(folder.path)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
+    durable.replace(folder.manifest, sealed)
+    durable.replace(folder.places, json.dumps(places).encode())
+    durable.replace(folder.sealed, json.dumps(answer).encode())
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from fireline_agent.capture.order import Folder, Order, key
 from fireline_agent.errors import RefusedError
-from fireline_agent.ledger import sync_folder
+from fireline_wire import durable
 from fireline_wire.transfer import CHUNK_BYTES
 
 MIN_BUDGET_BYTES: Final = 1 << 20  # a capture that may write less is not worth its start
@@ -86,10 +86,10 @@ class Spool:
         try:
             shutil.rmtree(fresh, ignore_errors=True)
             (fresh / "files").mkdir(mode=0o700, parents=True)
-            _write(fresh / "order.json", order.to_json())
-            sync_folder(fresh)
+            durable.write_new(fresh / "order.json", order.to_json())
+            durable.sync_folder(fresh)
             fresh.rename(path)
-            sync_folder(self._path)
+            durable.sync_folder(self._path)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -196,10 +196,3 @@ def read_piece(piece: Piece) -> Iterator[bytes]:
                 raise OSError(f"{piece.path}: ends {left - len(data)} bytes before the end that was sealed")
             left -= len(data)
             yield data
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
