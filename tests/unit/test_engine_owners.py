@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,27 @@ def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "running").write_text("no folder")
     with pytest.raises(StoreError, match=r"running/op-1\.lock: can't be made: File exists"):
         Owners(tmp_path / "running", is_shared=False).hold("op-1")
+
+
+def test_a_file_that_is_cleared_away_while_it_is_made_is_made_again(tmp_path: Path) -> None:
+    """Whoever looks for lost operations may take a fresh file for a leftover: its owner notices and holds a new one."""
+    owners = Owners(tmp_path / "running", is_shared=False)
+    over = threading.Event()
+
+    def clear() -> None:
+        while not over.is_set():
+            for operation_id in owners.known():
+                is_lost(owners, operation_id)
+
+    clearing = threading.Thread(target=clear)
+    clearing.start()
+    try:
+        for n in range(300):
+            held = owners.hold(f"op-{n}")
+            assert owners.known() == [f"op-{n}"]
+            assert not is_lost(owners, f"op-{n}")
+            owners.release(f"op-{n}", held, is_settled=True)
+    finally:
+        over.set()
+        clearing.join()
+    assert owners.known() == []

@@ -157,7 +157,8 @@ class Operations:
             The ids of the operations.
         """
         left = await self._store.read(lambda tx: [o.id for o in tx.operations(unfinished=True)])
-        return [operation_id for operation_id in left if await self._settle(operation_id)]
+        candidates = sorted({*left, *self._owners.known()})
+        return [operation_id for operation_id in candidates if await self._settle(operation_id)]
 
     async def _settle(self, operation_id: str) -> bool:
         with self._owners.inherited(operation_id) as is_lost:

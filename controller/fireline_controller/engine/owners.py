@@ -7,7 +7,7 @@ daemon's, or a command's that runs a controller of its own.
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,10 +36,10 @@ class Owners:
         path = self._path(operation_id)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            while (held := _hold(path)) is None:
+                pass  # one that looks for lost operations took the fresh file for a leftover
         except OSError as error:
             raise StoreError(f"{path}: can't be made: {error.strerror}") from None
-        fcntl.flock(held, fcntl.LOCK_EX)
         return held
 
     def release(self, operation_id: str, held: int, *, is_settled: bool) -> None:
@@ -47,6 +47,10 @@ class Owners:
         if is_settled:
             self._path(operation_id).unlink(missing_ok=True)
         os.close(held)
+
+    def known(self) -> Sequence[str]:
+        """The operations that have a file: alive, lost, or ended by a process that was killed right after."""
+        return sorted(path.stem for path in self._folder.glob("*.lock"))
 
     @contextmanager
     def inherited(self, operation_id: str) -> Iterator[bool]:
@@ -66,6 +70,15 @@ class Owners:
 
     def _path(self, operation_id: str) -> Path:
         return self._folder / f"{operation_id}.lock"
+
+
+def _hold(path: Path) -> int | None:
+    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    if path.exists() and os.path.samestat(os.fstat(held), path.stat()):
+        return held
+    os.close(held)
+    return None
 
 
 def _locked(descriptor: int) -> bool:

@@ -26,9 +26,9 @@ def finish(tx: Transaction, operation: Operation, outcomes: Sequence[HostOutcome
 
 
 def settle(tx: Transaction, operation_id: str, now: datetime) -> bool:
-    """End an operation that lost its process; false when it had ended before."""
-    operation = tx.operation(operation_id)
-    if operation.finished_at is not None:
+    """End an operation that lost its process; false when it had ended before, or never began."""
+    operation = next((o for o in tx.operations(unfinished=True) if o.id == operation_id), None)
+    if operation is None:
         return False
     family = {operation.id, *(o.id for o in lineage(tx, operation))}
     outcomes = [_left(tx, operation, family, name) for name in operation.target.hosts]
