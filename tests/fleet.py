@@ -5,6 +5,8 @@ Everything is what a user has: the installed commands, real keys, real TLS. Test
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,14 +16,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.lab import Host, Lab, eventually
+from tests.lab.processes import MARK
+from tests.lab.state import tags
 
 BIN = Path(sys.executable).parent
 AGENT_CONFIG = "/etc/fireline/agent.toml"
 ENROLLMENT_PORT = 27701  # not the default one, which a real controller on this machine may hold
+_FOLDER = re.compile(r"fireline-fleet-(fl[0-9a-f]{4})-")  # and the tag of its lab
 
 
 class Fleet:
-    """Hosts with agents, and the controller that they joined.
+    """Hosts with agents, and the controller that they joined. What a killed one leaves behind is swept by the next.
 
     Args:
         hosts: how many, or their names.
@@ -30,6 +35,7 @@ class Fleet:
         labels: of hosts, by name.
         settings: the text of `fireline.toml` beside what is needed here.
         agent_settings: more lines for every `agent.toml`.
+        disk_bytes: the size of each host's disk.
     """
 
     def __init__(
@@ -42,10 +48,10 @@ class Fleet:
         settings: str = "",
         agent_settings: str = "",
         backend: str = "",
+        disk_bytes: int = 1 << 30,
     ) -> None:
-        self.lab = Lab(hosts, engine=engine, agent=self._agent, backend=backend)
-        self._folder = tempfile.TemporaryDirectory(prefix="fireline-fleet-")
-        self.state = Path(self._folder.name) / "state"
+        self.lab = Lab(hosts, engine=engine, agent=self._agent, backend=backend, disk_bytes=disk_bytes)
+        self.state = Path()  # until it is made
         self._daemon_wanted = daemon
         self._labels = labels or {}
         self._settings = settings
@@ -55,6 +61,8 @@ class Fleet:
     def __enter__(self) -> Self:
         try:
             self.lab.up()
+            _sweep_folders()
+            self.state = Path(tempfile.mkdtemp(prefix=f"fireline-fleet-{self.lab.tag}-")) / "state"
             self.state.mkdir(mode=0o700)
             listen = f'[listen]\nenrollment = "{self.lab.controller_address}:{ENROLLMENT_PORT}"\n'
             (self.state / "fireline.toml").write_text(listen + self._settings)
@@ -79,16 +87,19 @@ class Fleet:
         try:
             self.stop_daemon()
         finally:
+            if self.state.is_absolute():
+                shutil.rmtree(self.state.parent)
             self.lab.down()
-            self._folder.cleanup()
 
     def start_daemon(self) -> None:
         """Start the controller's daemon and wait until it says that it is ready."""
         log = (self.state / "serve.log").open("ab")
+        marked = {**os.environ, MARK: self.lab.tag}  # so that the lab's sweep ends it too
         with log:
             self.daemon = subprocess.Popen(
-                [BIN / "fireline", "serve", "--state", self.state], stdout=log, stderr=log, start_new_session=True
-            )
+                [BIN / "fireline", "serve", "--state", self.state],
+                stdout=log, stderr=log, start_new_session=True, env=marked,
+            )  # fmt: skip
         from fireline_controller import presence
 
         eventually(lambda: self._is_serving(presence.address_of_daemon), within_s=30, what="the daemon to be ready")
@@ -135,6 +146,13 @@ class Fleet:
     def _agent(self, host: Host) -> Sequence[str]:
         return [str(BIN / "fireline-agent"), "run", "--config", host.place(AGENT_CONFIG)]
 
+    def watched(self, name: str, *, times: int = 1, within_s: float = 30) -> None:
+        """Wait until the daemon has begun so many times to watch a host."""
+        log = self.state / "serve.log"
+        eventually(
+            lambda: log.read_text().count(f"{name}: watching") >= times, within_s=within_s, what=f"{name} to be watched"
+        )
+
     def fireline(self, *arguments: str, status: int = 0, within_s: float = 120) -> str:
         """Run a command; its standard output, once its exit status is the wanted one."""
         done = self.try_fireline(*arguments, within_s=within_s)
@@ -152,3 +170,12 @@ class Fleet:
             [BIN / "fireline", *arguments], capture_output=True, text=True, timeout=within_s, env=environment,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
+
+
+def _sweep_folders() -> None:
+    """Remove the controllers' folders whose labs are gone."""
+    labs = set(tags())
+    for folder in Path(tempfile.gettempdir()).iterdir():
+        found = _FOLDER.match(folder.name)
+        if found and found[1] not in labs:
+            shutil.rmtree(folder, ignore_errors=True)  # another may sweep it at the same time

@@ -9,11 +9,11 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import uvloop
@@ -22,7 +22,7 @@ from fireline_controller import enrollment, pki, presence, state
 from fireline_controller.control import ControlService, Tokens
 from fireline_controller.engine import Engine
 from fireline_controller.hosts import Fleet, raise_descriptor_limit
-from fireline_controller.model import ConfigError
+from fireline_controller.model import ConfigError, Host
 from fireline_controller.store import Store, StoredChunks
 from fireline_controller.vault import Vault
 from fireline_wire import guard, tls
@@ -94,6 +94,30 @@ class Controller:
         self.vault.close()
 
 
+class _Watches:
+    """One watch for each host of the fleet; each ends by itself once its host is removed."""
+
+    def __init__(self, watch: Callable[[Host], Coroutine[Any, Any, None]]) -> None:
+        self._watch = watch
+        self._tasks = dict[tuple[str, int], asyncio.Task[None]]()
+
+    def start(self, host: Host) -> None:
+        """Watch a host, unless it is watched."""
+        key = host.name, host.generation
+        if key not in self._tasks or self._tasks[key].done():
+            self._tasks[key] = asyncio.create_task(self._watch(host))
+
+    def forget_ended(self) -> None:
+        """Let go of what has ended."""
+        self._tasks = {key: task for key, task in self._tasks.items() if not task.done()}
+
+    async def close(self) -> None:
+        """End every watch."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+
 @asynccontextmanager
 async def _controller(folder: Path) -> AsyncIterator[Controller]:
     opened = state.open_state(folder)
@@ -150,18 +174,22 @@ async def _serve(folder: Path) -> None:
         await _recover(controller)
         control = await controller.serve_control(address)
         stack.push_async_callback(control.stop, _GRACE_S)
-        join = await _serve_enrollment(controller)
+        watches = _Watches(controller.engine.upkeep.watch)
+        stack.push_async_callback(watches.close)
+        join = await _serve_enrollment(controller, on_join=watches.start)
         stack.push_async_callback(join.stop, _GRACE_S)
         listen = controller.state.settings.listen.enrollment
         lock.announce(address)
         log.info("ready: commands at %s, hosts join at %s", address, listen)
-        await _until_stopped(controller)
+        await _until_stopped(controller, watches)
 
 
-async def _serve_enrollment(controller: Controller) -> grpc.aio.Server:
+async def _serve_enrollment(controller: Controller, *, on_join: Callable[[Host], None]) -> grpc.aio.Server:
     opened = controller.state
     lifetime = timedelta(hours=opened.settings.certificates.agent_lifetime_h)
-    service = enrollment.EnrollmentService(controller.store, opened.authority, clock=_now, lifetime=lifetime)
+    service = enrollment.EnrollmentService(
+        controller.store, opened.authority, clock=_now, lifetime=lifetime, on_join=on_join
+    )
     address = opened.settings.listen.enrollment
     try:
         server, _ = enrollment.build_server(service, address, lambda: controller.authority.controller)
@@ -178,12 +206,12 @@ async def _recover(controller: Controller) -> None:
         log.warning("packs that were not indexed yet: %s", ", ".join(found.adopted))
 
 
-async def _until_stopped(controller: Controller) -> None:
+async def _until_stopped(controller: Controller, watches: _Watches) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    upkeep = asyncio.create_task(_keep_up(controller))
+    upkeep = asyncio.create_task(_keep_up(controller, watches))
     try:
         await stop.wait()
     finally:
@@ -192,30 +220,22 @@ async def _until_stopped(controller: Controller) -> None:
         await asyncio.gather(upkeep, return_exceptions=True)
 
 
-async def _keep_up(controller: Controller) -> None:
+async def _keep_up(controller: Controller, watches: _Watches) -> None:
     lifetime_s = controller.state.settings.certificates.agent_lifetime_h * 3600
     every_s = min(_UPKEEP_EVERY_S, lifetime_s / _ROUNDS_IN_A_LIFE)
-    watching = dict[tuple[str, int], asyncio.Task[None]]()
-    try:
-        while True:
-            try:
-                await _upkeep_round(controller, watching)
-            except Exception:  # a round that fails must not be the last one: certificates would run out
-                log.exception("upkeep failed, the next round is in %g s", every_s)
-            await asyncio.sleep(every_s)
-    finally:
-        for task in watching.values():
-            task.cancel()
-        await asyncio.gather(*watching.values(), return_exceptions=True)
+    while True:
+        try:
+            await _upkeep_round(controller, watches)
+        except Exception:  # a round that fails must not be the last one: certificates would run out
+            log.exception("upkeep failed, the next round is in %g s", every_s)
+        await asyncio.sleep(every_s)
 
 
-async def _upkeep_round(controller: Controller, watching: dict[tuple[str, int], asyncio.Task[None]]) -> None:
+async def _upkeep_round(controller: Controller, watches: _Watches) -> None:
     engine = controller.engine
-    hosts = {(h.name, h.generation): h for h in await engine.hosts.all()}
-    for key in [key for key, task in watching.items() if key not in hosts or task.done()]:
-        watching.pop(key).cancel()
-    for new in hosts.keys() - watching.keys():
-        watching[new] = asyncio.create_task(engine.upkeep.watch(hosts[new]))
+    watches.forget_ended()
+    for host in await engine.hosts.all():
+        watches.start(host)
     await controller.renew_own()
     await controller.settle()
     for name in await engine.upkeep.renew_due():

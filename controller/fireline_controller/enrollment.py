@@ -97,7 +97,10 @@ class _Joined:
 
 
 class EnrollmentService(enrollment_pb2_grpc.EnrollmentServicer):
-    """Spends tokens. Every call ends in a journal line, beyond the refusal budget in a log line."""
+    """Spends tokens. Every call ends in a journal line, beyond the refusal budget in a log line.
+
+    `on_join` is told of each host that was let in, once it is on record.
+    """
 
     def __init__(
         self,
@@ -107,12 +110,14 @@ class EnrollmentService(enrollment_pb2_grpc.EnrollmentServicer):
         clock: Callable[[], datetime],
         lifetime: timedelta,
         refusals: RefusalBudget | None = None,
+        on_join: Callable[[Host], None] = lambda host: None,
     ) -> None:
         self._store = store
         self._authority = authority
         self._clock = clock
         self._lifetime = lifetime
         self._refusals = refusals or RefusalBudget()
+        self._on_join = on_join
 
     async def Join(  # noqa: N802 - the .proto's name
         self, request: enrollment_pb2.JoinRequest, context: _Context
@@ -131,6 +136,7 @@ class EnrollmentService(enrollment_pb2_grpc.EnrollmentServicer):
             fault = uuid.uuid4().hex[:12]
             log.exception("enrolment failed", extra={"fault": fault, "host": claimed.host})
         else:
+            self._on_join(joined.host)
             return _reply(joined, self._authority)
         return await abort(context, Refusal("internal", f"the controller failed; its log says why at {fault}"))
 

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
 _WATCH_PAUSE_S = 2.0
+# An agent starts after its host has joined: one that was never heard of is lost only after this time.
+_FIRST_WORD = timedelta(minutes=1)
 
 
 class Upkeep:
@@ -96,11 +98,12 @@ class Upkeep:
 
     async def watch(self, host: Host) -> None:
         """Hold a stream to the host while it is in the fleet, and journal when it is lost and when it is back."""
-        is_lost = False
+        is_lost, is_known = False, False
         while await self._store.read(lambda tx: _is_enrolled(tx, host)):
             reason = "it ended the stream"
             try:
                 async for event in self._fleet.client(host).watch():
+                    is_known = True
                     if is_lost:
                         is_lost = False
                         await self._note(host, "host.back", f"{host.name} answers again")
@@ -108,7 +111,7 @@ class Upkeep:
                     log.info("%s: %s %s", host.name, event.kind, event.detail)
             except FirelineError as error:
                 reason = str(error)
-            if not is_lost:
+            if not is_lost and (is_known or self._now() - host.enrolled_at > _FIRST_WORD):
                 is_lost = True
                 await self._note(host, "host.lost", f"{host.name} is lost: {reason}")
             await asyncio.sleep(_WATCH_PAUSE_S)
