@@ -256,7 +256,10 @@ class Incident:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Sealed evidence of one host and one operation. The id is `ev-` and the first 16 digits of the manifest's hash."""
+    """Sealed evidence of one host and one operation. The id is `ev-` and the first 16 digits of the manifest's hash.
+
+    `partial`: something that was ordered is missing, because it was cut short or a collector failed.
+    """
 
     id: str
     host: str

@@ -28,6 +28,7 @@ _ARTIFACT_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,99}(/[a-z0-9_][a-z0-9._-]{0
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 SEVERITIES: Final = ("critical", "warning", "notice")
 STATUSES: Final = ("ok", "failed", "timed_out", "cancelled", "denied", "absent")
+_WHOLE: Final = ("ok", "absent")  # absent: the host has nothing of the kind, and that is an answer
 
 
 class ManifestError(ValueError):
@@ -138,6 +139,16 @@ class Manifest:
         names = [a.name for a in self.artifacts]
         if len(set(names)) != len(names):
             raise ManifestError("two artifacts have the same name")
+
+    @property
+    def broken(self) -> tuple[CollectorRun, ...]:
+        """The collectors that did not bring what was ordered of them."""
+        return tuple(run for run in self.collectors if run.status not in _WHOLE)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that was ordered is there: it was not cut short, and no collector is broken."""
+        return not self.partial and not self.broken
 
     def statement(self) -> bytes:
         """The in-toto statement as bytes: what the host's key signs."""

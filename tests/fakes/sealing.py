@@ -118,7 +118,7 @@ class Site:
             sealed_at=NOW + timedelta(seconds=2),
             artifacts=len(said.artifacts),
             total_bytes=sum(a.size for a in said.artifacts),
-            partial=said.partial,
+            partial=not said.is_complete,
             manifest_sha256=digest,
             manifest_bytes=len(signed),
             host_chain_pem=host.chain_pem,

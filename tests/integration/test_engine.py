@@ -206,13 +206,89 @@ async def test_texts_that_no_store_takes_are_made_harmless(three: Desk) -> None:
 
     found = await three.capture()
 
-    assert {o.outcome for o in found.values()} == {Outcome.OK}
+    outcomes = {"db1": Outcome.OK, "web1": Outcome.FAILED, "web2": Outcome.OK}
+    assert {name: o.outcome for name, o in found.items()} == outcomes
     assert found["web1"].detail.isprintable()
-    assert found["web1"].detail.startswith("partial: ")
+    assert found["web1"].detail.startswith("sealed as partial: ")
     assert found["web1"].findings[0].subject.isprintable()
     (operation,) = await three.operations()
-    assert {o.host: o.outcome for o in operation.outcomes} == dict.fromkeys(found, Outcome.OK)
+    assert {o.host: o.outcome for o in operation.outcomes} == outcomes
     assert await three.problems() == []
+
+
+def ended(name: str, status: str) -> dict[str, Any]:
+    """How a collector ended, as a manifest has it."""
+    times = {"started_at": "2026-05-02T12:00:00Z", "ended_at": "2026-05-02T12:00:01Z"}
+    return {
+        "name": name, "version": "1", "status": status, "detail": "", "wall_ms": 1, "cpu_ms": 1, "total_bytes": 0
+    } | times  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What a manifest says that is missing, and the words for it."""
+
+    fields: dict[str, Any]
+    words: str
+
+
+GAPS = {
+    "cut short": Gap(
+        {"partial": True, "partial_reason": "the agent was restarted"}, "sealed as partial: the agent was restarted"
+    ),
+    "a collector timed out": Gap(
+        {"collectors": [ended("clocks", "ok"), ended("docker_containers", "timed_out")]},
+        "sealed without docker_containers (timed out)",
+    ),
+    "two ended badly": Gap(
+        {"collectors": [ended("bpf", "denied"), ended("sockets", "failed"), ended("docker_engine", "absent")]},
+        "sealed without bpf (denied), sockets (failed)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GAPS)
+async def test_a_capture_that_lacks_something_is_kept_and_not_ok(three: Desk, name: str) -> None:
+    """I1: what came is sealed evidence and verifies; the host is failed, and what is missing is named everywhere."""
+    gap = GAPS[name]
+    says(**gap.fields)(liar(three))
+
+    found = (await three.capture())["web1"]
+
+    assert (found.outcome, found.reason, found.detail) == (Outcome.FAILED, "incomplete", gap.words)
+    assert found.evidence_id and found.artifacts == 2 and found.sealed_ms and found.partial
+    (evidence,) = await three.engine.records.list(incident_id="", host="web1")
+    assert (evidence.id, evidence.partial) == (found.evidence_id, True)
+    entries = [line.entry for line in await three.store.read(lambda tx: tx.lines()) if line.entry.host == "web1"]
+    sealed, outcome = entries[-2:]
+    assert (sealed.kind, sealed.data["missing"]) == ("evidence.sealed", gap.words)
+    assert sealed.summary.endswith(f"; {gap.words}")
+    assert (outcome.kind, outcome.summary) == ("capture.outcome", f"failed: {gap.words}")
+    assert (outcome.data["reason"], outcome.data["evidence"]) == ("incomplete", found.evidence_id)
+    assert await three.problems() == []
+
+
+async def test_a_collector_that_finds_nothing_of_its_kind_is_no_gap(three: Desk) -> None:
+    """A host without a Docker Engine is ok: `absent` is an answer."""
+    says(collectors=[ended("docker_engine", "absent"), ended("clocks", "ok")])(liar(three))
+
+    found = (await three.capture())["web1"]
+
+    assert (found.outcome, found.detail, found.partial) == (Outcome.OK, "", False)
+
+
+async def test_an_incomplete_capture_is_asked_anew(three: Desk) -> None:
+    """A retry goes to that host alone with a new request: the one that it holds would be incomplete again."""
+    says(collectors=[ended("docker_containers", "timed_out")])(liar(three))
+    await three.capture()
+    (operation,) = await three.operations()
+    liar(three).lie = lambda statement: None
+
+    again = await three.capture(retry_of=operation.id)
+
+    assert {name: o.outcome for name, o in again.items()} == {"web1": Outcome.OK}
+    assert list(liar(three).captured.values()) == [1, 1]
+    assert len(await three.engine.records.list(incident_id="", host="web1")) == 2
 
 
 async def test_thousands_of_findings_are_told_in_part(three: Desk) -> None:

@@ -159,6 +159,25 @@ async def test_what_was_sealed_before_the_kill_counts(two: Desk) -> None:
     assert kinds[-2:] == ["capture.outcome", "capture.interrupted"]
 
 
+@pytest.mark.parametrize("when", ["in it", "before it"])
+async def test_incomplete_evidence_settles_as_what_it_is(two: Desk, when: str) -> None:
+    """I1: fetched by the lost operation: `failed`. There before it: the lost retry asked anew, which may lie there."""
+    agent_of(two, "db1").lie = lambda statement: statement["predicate"].update(partial=True, partial_reason="full")
+    sealed = (await two.capture("db1"))["db1"]
+    (first,) = await two.operations()
+    lost = await put_lost(two, retry_of=first.id, started_at=first.started_at if when == "in it" else now())
+
+    await two.engine.operations.settle_interrupted()
+
+    found = (await two.store.read(lambda tx: tx.operation(lost.id))).outcomes[0]
+    if when == "in it":
+        assert (found.outcome, found.reason, found.partial) == (Outcome.FAILED, "incomplete", True)
+        words = "sealed before the controller was stopped, and something is missing of it: fireline evidence show "
+        assert found.detail == words + sealed.evidence_id
+    else:
+        assert (found.outcome, found.reason) == (Outcome.UNREACHABLE, "controller_stopped")
+
+
 async def test_a_retry_settles_what_it_retries(two: Desk) -> None:
     """An operator need not restart anything: `--retry-of` an operation whose controller was killed works at once."""
     lost = await put_lost(two)

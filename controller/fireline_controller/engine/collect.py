@@ -96,7 +96,7 @@ class Collection:
         """Capture, fetch, verify, keep and seal.
 
         Returns:
-            The outcome ok with the evidence, or cancelled with what is known of the host.
+            The outcome with the evidence: ok, or failed (incomplete) where something that was ordered is missing.
 
         Raises:
             HostError: the host's capture failed; the message says where and why.
@@ -227,7 +227,7 @@ class Collection:
             sealed_at=self._rooms.now(),
             artifacts=len(manifest.artifacts),
             total_bytes=sum(a.size for a in manifest.artifacts),
-            partial=manifest.partial,
+            partial=not manifest.is_complete,
             manifest_sha256=digest,
             manifest_bytes=len(signed),
             host_chain_pem=certificate.pem + self._rooms.authority().ca_pem.decode(),
@@ -310,8 +310,9 @@ class Collection:
     def _outcome(self, evidence: Evidence, manifest: Manifest, receiving: vault.Receiving) -> HostOutcome:
         return HostOutcome(
             host=self._host.name,
-            outcome=Outcome.OK,
+            outcome=Outcome.OK if manifest.is_complete else Outcome.FAILED,
             detail=telling.detail(manifest),
+            reason="" if manifest.is_complete else "incomplete",
             duration_ms=round((time.monotonic() - self._started_s) * 1000),
             evidence_id=evidence.id,
             partial=evidence.partial,

@@ -54,7 +54,12 @@ def end(operation: Operation, outcomes: Sequence[HostOutcome], how: End) -> list
             kind=f"{operation.kind}.outcome",
             host=o.host,
             summary=f"{o.outcome}: {o.detail}",
-            data={"outcome": str(o.outcome), "reason": o.reason, "duration_ms": o.duration_ms},
+            data={
+                "outcome": str(o.outcome),
+                "reason": o.reason,
+                "duration_ms": o.duration_ms,
+                "evidence": o.evidence_id,
+            },
         )
         for o in outcomes
         if o.outcome is not Outcome.OK

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from fireline_controller.engine import entries
-from fireline_controller.model import HostOutcome, Operation, Outcome
+from fireline_controller.model import Evidence, HostOutcome, Operation, Outcome
 from fireline_controller.store import Transaction
 
 
@@ -40,17 +40,28 @@ def settle(tx: Transaction, operation_id: str, now: datetime) -> bool:
 def _left(tx: Transaction, operation: Operation, family: set[str], host: str) -> HostOutcome:
     """How far a host had come when the process ended: what is sealed is sealed."""
     for evidence in tx.evidence_list(host=host):
-        if evidence.operation_id in family:
-            return HostOutcome(
-                host,
-                Outcome.OK,
-                "sealed before the controller was stopped",
-                evidence_id=evidence.id,
-                partial=evidence.partial,
-                artifacts=evidence.artifacts,
-                total_bytes=evidence.total_bytes,
-                sealed_ms=round((evidence.sealed_at - operation.started_at).total_seconds() * 1000),
-            )
+        if evidence.operation_id in family and _counts(evidence, operation):
+            return _sealed(evidence, operation)
     again = f"; take it up again: --retry-of {operation.id}" if operation.kind == "capture" else ""
     detail = f"the controller was stopped before this host ended{again}"
     return HostOutcome(host, Outcome.UNREACHABLE, detail, "controller_stopped")
+
+
+def _counts(evidence: Evidence, operation: Operation) -> bool:
+    """Whether it is this operation's: an incomplete one that was there before is what a retry asks anew for."""
+    return not evidence.partial or evidence.sealed_at >= operation.started_at
+
+
+def _sealed(evidence: Evidence, operation: Operation) -> HostOutcome:
+    lacks = f", and something is missing of it: fireline evidence show {evidence.id}" if evidence.partial else ""
+    return HostOutcome(
+        evidence.host,
+        Outcome.FAILED if evidence.partial else Outcome.OK,
+        f"sealed before the controller was stopped{lacks}",
+        "incomplete" if evidence.partial else "",
+        evidence_id=evidence.id,
+        partial=evidence.partial,
+        artifacts=evidence.artifacts,
+        total_bytes=evidence.total_bytes,
+        sealed_ms=round((evidence.sealed_at - operation.started_at).total_seconds() * 1000),
+    )

@@ -12,15 +12,20 @@ _FINDINGS_TOLD: Final = 200
 _GRAVITY: Final = {name: grade for grade, name in enumerate(SEVERITIES)}
 
 
+def missing(manifest: Manifest) -> str:
+    """What a capture that is kept lacks of its order; empty when it is complete. The words are the host's."""
+    if manifest.partial:
+        return text(f"sealed as partial: {manifest.partial_reason}")
+    broken = ", ".join(f"{run.name} ({run.status.replace('_', ' ')})" for run in manifest.broken)
+    return text(f"sealed without {broken}") if broken else ""
+
+
 def detail(manifest: Manifest) -> str:
-    """What an operator should know of a capture that is kept. The words are the host's."""
-    broken = [c.name for c in manifest.collectors if c.status not in ("ok", "absent")]
-    parts = [f"partial: {manifest.partial_reason}"] if manifest.partial else []
-    if broken and not parts:
-        parts.append(f"without {', '.join(broken)}")
+    """What an operator should know of a capture that is kept."""
+    parts = [] if manifest.is_complete else [missing(manifest)]
     if len(manifest.findings) > _FINDINGS_TOLD:
         parts.append(f"{len(manifest.findings)} findings, of which {_FINDINGS_TOLD} are told here")
-    return text("; ".join(parts))
+    return "; ".join(parts)
 
 
 def findings(manifest: Manifest) -> tuple[Finding, ...]:
@@ -36,11 +41,13 @@ def sealed_entry(evidence: Evidence, manifest: Manifest, operator: str, sealed_m
     """The journal's line of a seal."""
     grave = sorted({f.code for f in manifest.findings if f.severity != "notice"})
     stands_out = text(f"; stands out: {', '.join(grave)}") if grave else ""
+    lacks = missing(manifest)
     return Entry(
         kind="evidence.sealed",
         actor=operator,
         at=evidence.sealed_at,
-        summary=f"{evidence.id} sealed: {evidence.artifacts} artifacts, {evidence.total_bytes} bytes{stands_out}",
+        summary=f"{evidence.id} sealed: {evidence.artifacts} artifacts, {evidence.total_bytes} bytes{stands_out}"
+        f"{f'; {lacks}' if lacks else ''}",
         incident_id=evidence.incident_id,
         operation_id=evidence.operation_id,
         host=evidence.host,
@@ -49,6 +56,7 @@ def sealed_entry(evidence: Evidence, manifest: Manifest, operator: str, sealed_m
             "manifest_sha256": evidence.manifest_sha256,
             "receipt_sha256": hashlib.sha256(evidence.receipt).hexdigest(),
             "partial": evidence.partial,
+            "missing": lacks,
             "sealed_ms": sealed_ms,
             "clock_offset_us": manifest.clock_offset_ns // 1000,
         },

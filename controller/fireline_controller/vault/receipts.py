@@ -125,7 +125,7 @@ def _evidence(manifest: Manifest, signed: bytes, at: datetime) -> Evidence:
         sealed_at=at,
         artifacts=len(manifest.artifacts),
         total_bytes=sum(a.size for a in manifest.artifacts),
-        partial=manifest.partial,
+        partial=not manifest.is_complete,
         manifest_sha256=digest,
         manifest_bytes=len(signed),
     )
