@@ -100,7 +100,7 @@ async def follow(
     def interrupt() -> None:
         interrupts.append(1)
         if len(interrupts) > 1 or seen.started is None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(_left(seen))
         output.say("interrupted: cancelling on the hosts (again to leave at once)")
         cancelling.add(asyncio.ensure_future(_cancel(control, seen.started.operation_id)))
 
@@ -110,6 +110,13 @@ async def follow(
         view.show(seen, event)
     view.close()
     return seen, bool(interrupts)
+
+
+def _left(seen: Followed) -> str:
+    """What an operator who leaves at once should know."""
+    if seen.started is None:
+        return "whether it had started is not known; fireline journal export tells"
+    return f"work may go on on the hosts; what they have by then: --retry-of {seen.started.operation_id}"
 
 
 async def _cancel(control: "ControlStub", operation_id: str) -> None:

@@ -58,8 +58,8 @@ def run(state: Path, work: "Callable[[ControlStub], Awaitable[int]]") -> NoRetur
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             status = runner.run(_explained(main()))
-        except KeyboardInterrupt:
-            fail("interrupted", INTERRUPTED)
+        except KeyboardInterrupt as error:
+            fail(": ".join(["interrupted", *map(str, error.args)]), INTERRUPTED)
     raise SystemExit(status)
 
 
