@@ -2,16 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 
 from fireline_agent import keys
-from fireline_controller.engine import TargetSpec
-from fireline_controller.model import Host, HostFailed, NotFound, PolicyError
+from fireline_controller import state
+from fireline_controller.daemon import Controller
+from fireline_controller.engine import TargetSpec, Wish
+from fireline_controller.model import Host, HostFailed, HostOutcome, NotFound, Outcome, PolicyError
+from fireline_wire import tls
+from fireline_wire.identity import CONTROLLER_DNS
 from fireline_wire.status import Refusal
+from fireline_wire.v1 import control_pb2, control_pb2_grpc, host_pb2
 from tests.fakes.desk import Desk, desk, now
 
 
@@ -112,3 +119,60 @@ async def test_a_removed_host_is_watched_no_more(two: Desk) -> None:
 
     kinds = [line.entry.kind for line in await two.store.read(lambda tx: tx.lines()) if line.entry.host == "web1"]
     assert kinds == ["host.removed"]
+
+
+async def test_a_host_is_told_the_deny_list_when_it_comes_into_sight(two: Desk) -> None:
+    """Each new stream begins with it: what was revoked while the host was out of sight counts there too."""
+    await two.engine.hosts.remove("db1", operator="alice", reason="gone")
+    agent = two.agents["web1"]
+    watching = asyncio.ensure_future(two.engine.upkeep.watch(await host_of(two, "web1")))
+    try:
+        async with asyncio.timeout(5):
+            while not (told := [r for r in agent.asked if isinstance(r, host_pb2.SetDenyListRequest)]):  # noqa: ASYNC110 - it has no event for this
+                await asyncio.sleep(0.01)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+    version, serials = await two.store.read(lambda tx: tx.denied())
+    assert (told[0].version, frozenset(told[0].serials_hex)) == (version, serials)
+    assert len(serials) == 1
+
+
+async def test_a_daemon_renews_its_own_certificates_while_it_works(tmp_path: Path) -> None:
+    """Old connections go on, new ones and new receipts are under the new certificates, and nothing is due after."""
+    state.make(tmp_path / "state", operator="alice", now=now() - timedelta(days=80))
+    async with desk(tmp_path / "state") as made:
+        await made.enrol("web1")
+        controller = Controller(made.opened, made.store)
+        server = await controller.serve_control(f"unix:{tmp_path}/control.sock")
+        try:
+            async with operator(made, tmp_path) as early:
+                assert len((await early.ListHosts(control_pb2.ListHostsRequest())).hosts) == 1
+                before = controller.authority
+                await controller.renew_own()
+                assert controller.authority is not before
+                assert controller.authority.controller.key_pem == before.controller.key_pem
+                assert controller.authority.controller.chain_pem != before.controller.chain_pem
+                async with operator(made, tmp_path) as late:
+                    for stub in (early, late):
+                        assert len((await stub.ListHosts(control_pb2.ListHostsRequest())).hosts) == 1
+            news = [n async for n in controller.engine.capture(Wish("alice", TargetSpec(("all",))), "initial")]
+            (outcome,) = [n for n in news if isinstance(n, HostOutcome)]
+            assert outcome.outcome is Outcome.OK, outcome.detail
+            assert (await controller.engine.records.verify(outcome.evidence_id, operator="alice")).problems == ()
+            present = controller.authority
+            await controller.renew_own()
+            assert controller.authority is present
+        finally:
+            await server.stop(0)
+            await controller.close()
+
+
+@asynccontextmanager
+async def operator(made: Desk, folder: Path) -> AsyncIterator[control_pb2_grpc.ControlStub]:
+    """An operator's connection of its own."""
+    options = [("grpc.ssl_target_name_override", CONTROLLER_DNS), ("grpc.use_local_subchannel_pool", 1)]
+    credentials = tls.channel_credentials(made.authority.operator)
+    async with grpc.aio.secure_channel(f"unix:{folder}/control.sock", credentials, options=options) as channel:
+        yield control_pb2_grpc.ControlStub(channel)

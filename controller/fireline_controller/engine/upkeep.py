@@ -100,14 +100,12 @@ class Upkeep:
         """Hold a stream to the host while it is in the fleet, and journal when it is lost and when it is back."""
         is_lost, is_known = False, False
         while await self._store.read(lambda tx: _is_enrolled(tx, host)):
-            reason = "it ended the stream"
+            reason, is_new = "it ended the stream", True
             try:
                 async for event in self._fleet.client(host).watch():
-                    is_known = True
-                    if is_lost:
-                        is_lost = False
-                        await self._note(host, "host.back", f"{host.name} answers again")
-                        await self.push_deny_list([host])
+                    if is_new:
+                        await self._greet(host, was_lost=is_lost)
+                        is_new, is_known, is_lost = False, True, False
                     log.info("%s: %s %s", host.name, event.kind, event.detail)
             except FirelineError as error:
                 reason = str(error)
@@ -115,6 +113,12 @@ class Upkeep:
                 is_lost = True
                 await self._note(host, "host.lost", f"{host.name} is lost: {reason}")
             await asyncio.sleep(_WATCH_PAUSE_S)
+
+    async def _greet(self, host: Host, *, was_lost: bool) -> None:
+        """What a host must know that was out of sight."""
+        if was_lost:
+            await self._note(host, "host.back", f"{host.name} answers again")
+        await self.push_deny_list([host])
 
     async def _note(self, host: Host, kind: str, summary: str) -> None:
         now = self._now()
