@@ -19,7 +19,7 @@ from fireline_controller.vault import ChunkRange, Vault
 from fireline_wire.manifest import Artifact
 from fireline_wire.transfer import CHUNK_BYTES
 from tests.bench.floors import resident_peak_of
-from tests.bench.grounds import BIN, Grounds, command
+from tests.bench.grounds import BIN, Grounds, command, dies_with_us
 from tests.bench.transfers import Meter, Moved
 from tests.lab import eventually
 
@@ -112,7 +112,9 @@ def agent_process(config: Path, log: Path) -> Iterator[int]:
     """
     with (
         log.open("wb") as out,
-        subprocess.Popen([BIN / "fireline-agent", "run", "--config", config], stdout=out, stderr=out) as agent,
+        subprocess.Popen(
+            dies_with_us([BIN / "fireline-agent", "run", "--config", config]), stdout=out, stderr=out
+        ) as agent,
     ):
         try:
             eventually(

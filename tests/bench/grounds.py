@@ -1,13 +1,15 @@
 """What every bench stands on: a temporary authority, certificates for so many agents, and the compiled stand-ins."""
 
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +24,7 @@ from fireline_controller.hosts import Command
 from fireline_controller.model import Host
 from fireline_controller.store import Transaction
 from fireline_wire.tls import Credentials
+from tests.lab import Process
 
 BIN = Path(sys.executable).parent
 GENERATION = 1
@@ -29,6 +32,7 @@ LIFETIME = timedelta(hours=2)
 _HERE = Path(__file__).parent
 _HOSTS_IN_A_NETWORK = 250
 _FIRST_ADDRESS = "127.77.0.1"
+_FOLDER = re.compile(r"fireline-bench-(\d+)-(\d+)-")  # and who made it: its pid and when that started
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,11 @@ class Grounds:
 
 @contextmanager
 def laid(agents: int) -> Iterator[Grounds]:
-    """Make the grounds in a temporary folder, away again at the end."""
+    """Make the grounds in a temporary folder, away again at the end; a killed run's is removed by the next."""
+    _sweep()
     port = _free_port()  # two runs at once don't meet
-    with tempfile.TemporaryDirectory(prefix="fireline-bench-") as name:
+    owner = Process.of(os.getpid())
+    with tempfile.TemporaryDirectory(prefix=f"fireline-bench-{owner.pid}-{owner.started}-") as name:
         folder = Path(name)
         now = datetime.now(UTC)
         made = state.make(folder / "state", operator="bench", now=now)
@@ -124,6 +130,18 @@ def stand_ins(grounds: Grounds, kind: str, *, mute_every: int = 0, mute_how: str
         finally:
             assert served.stdin is not None
             served.stdin.close()  # which ends it
+
+
+def dies_with_us(argv: Sequence[str | Path]) -> list[str | Path]:
+    """The command, such that the kernel kills it with the process that starts it, however that ends."""
+    return ["setpriv", "--pdeathsig", "KILL", *argv]
+
+
+def _sweep() -> None:
+    for folder in Path(tempfile.gettempdir()).iterdir():
+        found = _FOLDER.match(folder.name)
+        if found and not Process(int(found[1]), int(found[2])).is_alive():
+            shutil.rmtree(folder, ignore_errors=True)  # another may sweep it at the same time
 
 
 def _free_port() -> int:

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import footprint, real
-from tests.bench.grounds import Grounds, laid, stand_ins
+from tests.bench import footprint, gigabyte, lost, real
+from tests.bench.grounds import Grounds, dies_with_us, laid, stand_ins
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_REAL_AGENTS = 20
+_FLAT_MIB = 64
 _COLD_DEADLINE_S = 8.0  # for the connections to stand before mute agents are measured
 
 
@@ -74,6 +74,9 @@ class Plan:
     deadline_s: float
     total_bytes: int
     rest_s: float
+    real_agents: int
+    processes: int
+    large_bytes: int
 
 
 def fanout(plan: Plan) -> Report:
@@ -177,11 +180,60 @@ def rest(plan: Plan) -> Report:
 
 
 def agents(plan: Plan) -> Report:
-    """A no-op to twenty real agents, from the command line to its end."""
-    with real.fleet(_REAL_AGENTS) as made:
-        took = Figure.of("fireline host ping", "s", [real.ping_s(made) for _ in range(max(plan.repetitions, 3))])
-    ratio = Ratio("seconds from command line to answer", took.median, 0.5)
-    return Report(f"{_REAL_AGENTS} real agents and a daemon", (took,), (ratio,))
+    """A no-op to real agents, from the command line to its end."""
+    turns = range(plan.repetitions)
+    with real.fleet(plan.real_agents) as made:
+        served = Figure.of("fireline host ping, with a daemon", "s", [real.ping_s(made) for _ in turns])
+        made.stop_daemon()
+        alone = Figure.of("fireline host ping, without one", "s", [real.ping_s(made) for _ in turns])
+    ratio = Ratio("seconds from command line to answer", served.median, 0.5)
+    return Report(f"{plan.real_agents} real agents", (served, alone), (ratio,))
+
+
+def volatile(plan: Plan) -> Report:
+    """Profile `volatile` of a real host on which many processes sleep."""
+    with real.fleet(1) as made:
+        host = made.lab["h1"]
+        real.crowd(host, plan.processes)
+        runs = [real.capture(made, host, "volatile") for _ in range(plan.repetitions)]
+    on_host = Figure.of("on the host, first start to last end", "s", [run.host_s for run in runs])
+    figures = (
+        on_host,
+        Figure.of("all collectors' processor time", "s", [run.cpu_s for run in runs]),
+        Figure.of("from the operation's start to sealed", "s", [run.sealed_s for run in runs]),
+        Figure.of("from command line to answer", "s", [run.command_s for run in runs]),
+    )
+    title = f"volatile on a host with {runs[-1].processes} processes"
+    return Report(title, figures, (Ratio("seconds on the host", on_host.median, 2),))
+
+
+def notice(plan: Plan) -> Report:
+    """How soon the journal says that a host is lost: its agent frozen, killed, or its cable pulled."""
+    with lost.watched_fleet() as made:
+        turns = [lost.noticed_s(made, turn=n) for n in range(1, plan.repetitions + 1)]
+    figures = tuple(Figure.of(fault, "s", [turn[fault] for turn in turns]) for fault in turns[0])
+    ratio = Ratio("the slowest of all, seconds", max(f.high for f in figures), lost.KEEPALIVE_S + lost.TIMEOUT_S + 0.5)
+    return Report(
+        f"a lost host noticed, keep-alive {lost.KEEPALIVE_S} s, time-out {lost.TIMEOUT_S} s", figures, (ratio,)
+    )
+
+
+def large(plan: Plan) -> Report:
+    """Evidence of one large artifact through the whole product: both ends' memory stays flat."""
+    with gigabyte.loaded_fleet(plan.large_bytes) as made:
+        run = gigabyte.passed(made)
+    grown = (
+        ("memory of the controller grown", run.controller_grown_bytes),
+        ("memory of the agent grown", run.agent_grown_bytes),
+        ("memory of the capturing children, whole", run.collecting_bytes),
+    )
+    figures = (
+        *(Figure.of(name, "MiB", [size / 2**20]) for name, size in grown),
+        Figure.of("on the host", "s", [run.captured.host_s]),
+        Figure.of("from the operation's start to sealed", "s", [run.captured.sealed_s]),
+    )
+    ratios = tuple(Ratio(f"{name}, MiB", size / 2**20, _FLAT_MIB) for name, size in grown)
+    return Report(f"{run.captured.total_bytes >> 20} MiB of evidence from a real agent, sealed", figures, ratios)
 
 
 # Product, floor, and the share of the floor's speed that is the goal.
@@ -192,13 +244,19 @@ BENCHES: dict[str, Callable[[Plan], Report]] = {
     "transfer": transfer,
     "rest": rest,
     "agents": agents,
+    "volatile": volatile,
+    "notice": notice,
+    "gigabyte": large,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benches that were asked for, print a table, and write JSON if wanted."""
     args = _parser().parse_args(argv)
-    plan = Plan(args.agents, args.repetitions, args.rounds, args.deadline, args.mebibytes << 20, args.rest)
+    plan = Plan(
+        args.agents, args.repetitions, args.rounds, args.deadline, args.mebibytes << 20, args.rest,
+        args.real_agents, args.processes, args.large << 20,
+    )  # fmt: skip
     reports = []
     for name in args.bench or list(BENCHES):
         report = BENCHES[name](plan)
@@ -234,7 +292,7 @@ def machine() -> dict[str, Any]:
 
 def _measure(name: str, grounds: Grounds, **options: Any) -> dict[str, Any]:
     argv = [sys.executable, "-m", "tests.bench.subjects", name, str(grounds.folder), json.dumps(options)]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=_REPOSITORY, check=False, timeout=600)
+    done = subprocess.run(dies_with_us(argv), capture_output=True, text=True, cwd=_REPOSITORY, check=False, timeout=600)
     if done.returncode:
         raise RuntimeError(f"{name} failed: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -250,6 +308,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--deadline", type=float, default=2.0, help="seconds, for mute agents")
     parser.add_argument("--mebibytes", type=int, default=512, help="of each transfer")
     parser.add_argument("--rest", type=float, default=30, help="seconds that the agent is watched at rest")
+    parser.add_argument("--real-agents", type=int, default=20, help="of `agents`")
+    parser.add_argument("--processes", type=int, default=500, help="that sleep on the host of `volatile`")
+    parser.add_argument("--large", type=int, default=1024, help="MiB of evidence that pass in `gigabyte`")
     parser.add_argument("--json", type=Path, help="write everything there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a goal is missed")
     return parser

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from fireline_controller.hosts import Fleet
 from fireline_controller.model import TimedOut, Unreachable
 from tests.bench import floors, run, subjects
 from tests.bench.grounds import Grounds, command, laid, stand_ins
+from tests.lab import Process
 
 AGENTS = 10
 
@@ -110,6 +113,53 @@ def test_a_run_prints_ratios_and_writes_json(tmp_path: Path, capsys: pytest.Capt
         "fan-out of a no-op to 10 agents over mutual TLS",
         "10 agents, every fifth mute, deadline 1 s",
     ]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("bench", "wanted"),
+    [
+        ("transfer", "fetch_kept / socket_kept"),
+        ("rest", "agent's processor time at rest, percent"),
+        ("agents", "seconds from command line to answer"),
+        ("volatile", "seconds on the host"),
+        ("notice", "the slowest of all, seconds"),
+        ("gigabyte", "memory of the controller grown, MiB"),
+    ],
+)
+def test_each_other_bench_works(tmp_path: Path, bench: str, wanted: str) -> None:
+    """With next to nothing to measure, each measures it: no figure is missing, and none is without meaning."""
+    file = tmp_path / "figures.json"
+    small = ["--repetitions", "1", "--mebibytes", "4", "--rest", "0.5", "--real-agents", "2"]
+    assert run.main([bench, *small, "--processes", "5", "--large", "4", "--json", str(file)]) == 0
+
+    (report,) = json.loads(file.read_text())["reports"]
+    assert wanted in [ratio["name"] for ratio in report["ratios"]]
+    assert all(figure["high"] >= 0 for figure in report["figures"])
+
+
+def test_a_killed_run_leaves_nothing_for_long() -> None:
+    """Its processes end with it, and the next run removes its folder."""
+    argv = [sys.executable, "-c", _HANGS]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as killed:
+        assert killed.stdout is not None
+        folder, agent = killed.stdout.readline().split()
+        running = Process.of(int(agent))
+        killed.kill()
+    running.wait_gone(within_s=5)
+    assert Path(folder).is_dir()
+
+    with laid(1):
+        assert not Path(folder).exists()
+
+
+_HANGS = """
+import time
+from tests.bench import evidence, grounds
+with grounds.laid(1) as made, evidence.serving(made, 1 << 20) as (agent, _):
+    print(made.folder, agent, flush=True)
+    time.sleep(600)
+"""
 
 
 def test_a_missed_goal_is_marked() -> None:
