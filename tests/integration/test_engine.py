@@ -136,7 +136,9 @@ LIES = {
     "a shorter chunk": Lie(knobs(spoil=lambda c: c[:-1]), "tampered", "wanted 4 bytes, found 3"),
     "an empty chunk": Lie(knobs(spoil=lambda c: b""), "bad_data", "sent a chunk of 0 bytes"),
     "a chunk too long": Lie(knobs(spoil=lambda c: c + b"x" * MIB), "bad_data", "wanted 1 to 1048576"),
-    "a chunk too few": Lie(knobs(chunks_missing=1), "bad_data", "chunks asked for"),
+    "a chunk too few": Lie(
+        knobs(chunks_missing=1, contents={"one/chunk": b"web1"}), "bad_data", "it sent 0 of the 1 chunks asked for"
+    ),
     "chunks without end": Lie(knobs(chunks_without_end=True), "bad_data", "it sends more than the"),
     "events without end": Lie(knobs(events_without_end=True), "bad_data", "its capture sends events without end"),
     "no seal": Lie(knobs(without_seal=True), "bad_data", "its capture ended without a seal"),
