@@ -126,7 +126,11 @@ class Fleet:
 
     def enrol(self, host: Host) -> None:
         """Let a host join and start its agent."""
-        settings = {"listen": f"{host.address}:7700", "state": host.place("/var/lib/fireline-agent")}
+        settings = {
+            "listen": f"{host.address}:7700",
+            "state": host.place("/var/lib/fireline-agent"),
+            "spool_reserve_bytes": 32 << 20,  # a lab's disk is a small one
+        }
         lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
         host.write(AGENT_CONFIG, ("".join(lines) + self._agent_settings).encode())
         label = [f"--label={k}={v}" for k, v in {"lab": "yes", **self._labels_of(host)}.items()]
