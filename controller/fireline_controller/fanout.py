@@ -77,7 +77,12 @@ class Budget:
         return min(concurrency, max(self.allowed - failed + 1, 0))
 
     def worst_case(self, concurrency: int) -> str:
-        """The most harm that the operation can do before it stops by itself, as a sentence for the operator."""
+        """The most harm that the operation can do before it stops by itself, as a sentence for the operator.
+
+        Empty for a single host, of which there is nothing to say.
+        """
+        if self.hosts == 1:
+            return ""
         width = min(concurrency, self.hosts)
         if self.allowed is None or self.allowed >= self.hosts:
             note = f"{self.rounded}: " if self.rounded else ""

@@ -23,7 +23,7 @@ from typing import Final
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 from ClusterShell.NodeUtils import GroupResolver, GroupSource
 
-from fireline_controller.model import EmptyTarget, Host, Target, TargetError
+from fireline_controller.model import EmptyTarget, Host, NotFound, Target, TargetError
 
 ALL: Final = "all"
 MAX_NAMES: Final = 100_000  # in one term: a slip like web[1-99999999] must not fill the memory
@@ -45,9 +45,12 @@ def resolve(terms: Sequence[str], excluded: Sequence[str], hosts: Sequence[Host]
     spared. What a group names and nobody has enrolled can be excepted by name.
 
     Raises:
-        TargetError: a term does not parse, or names what is not known; the message says the nearest that is.
+        TargetError: there is no term, or one does not parse.
+        NotFound: a term names a host or a group that is not known; the message says the nearest that is.
         EmptyTarget: no host is left.
     """
+    if not terms:
+        raise TargetError("no target: say --target: names, ranges, @groups, label selectors or all")
     fleet = _Fleet.of(hosts, groups)
     wanted = _union(terms, fleet)
     spared = _union(excluded, fleet)
@@ -97,7 +100,7 @@ class _Fleet:
         unknown = sorted(names - self.hosts.keys())
         if not unknown:
             return
-        raise TargetError(
+        raise NotFound(
             f"{what} names {fold(unknown)}: no such host is enrolled{_nearest(unknown[0], self.hosts)};"
             " see `fireline host list`"
         )
@@ -148,8 +151,9 @@ def _check_groups(text: str, groups: Mapping[str, str], outer: tuple[str, ...]) 
             continue
         if name not in groups:
             where = f" (in group @{outer[-1]})" if outer else ""
-            raise TargetError(
-                f"no group is named @{name}{where}{_nearest(name, groups, '@')}; groups are set in [groups]"
+            raise NotFound(
+                f"no group is named @{name}{where}{_nearest(name, groups, '@')};"
+                " groups are set in [groups] of fireline.toml"
             )
         if name in outer:
             raise TargetError(f"group @{name} contains itself: {' > '.join('@' + g for g in (*outer, name))}")
@@ -211,14 +215,15 @@ def _nearest(name: str, known: Iterable[str], mark: str = "") -> str:
 
 
 def _spell(terms: Sequence[str], excluded: Sequence[str]) -> str:
-    spelled = " ".join(f"--target {term!r}" for term in terms)
-    return " ".join([spelled, *(f"--except {term!r}" for term in excluded)]).strip()
+    """As a person reads it; a term may hold commas itself, so several stand with `and`."""
+    return " except ".join(" and ".join(" ".join(term.split()) for term in part) for part in (terms, excluded) if part)
 
 
 def _nothing_matched(spelled: str, wanted: set[str], fleet: _Fleet) -> str:
     if not fleet.hosts:
         return "no host is enrolled: make a token with `fireline enroll token`"
     if wanted:
-        return f"{spelled}: every one of the {len(wanted)} hosts that the target names is excepted"
+        return f"target {spelled}: every host that it names is excepted: {fold(wanted)}"
     keys = ", ".join(sorted(fleet.label_keys)[:20]) or "none"
-    return f"{spelled or 'an empty target'}: matches none of {len(fleet.hosts)} hosts; labels in use: {keys}"
+    hosts = "the one host" if len(fleet.hosts) == 1 else f"any of the {len(fleet.hosts)} hosts"
+    return f"target {spelled} does not match {hosts}; labels in use: {keys}"

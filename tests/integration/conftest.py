@@ -20,7 +20,7 @@ def fleet() -> Iterator[Fleet]:
     need(default_backend() == NETNS, "namespaces need root, iproute2 and nftables")
     names = ["db1", "web1", "web2", "web3", "web4"]
     labels = {name: "role=db,env=prod" if name == "db1" else "role=web,env=prod" for name in names}
-    with Fleet(names, labels=labels, settings="[fanout]\nconfirm_above = 20\n") as made:
+    with Fleet(names, labels=labels, settings="[fanout]\nconfirm_above = 20\n", disk_bytes=2 << 30) as made:
         yield made
 
 

@@ -328,6 +328,8 @@ def test_every_host_has_exactly_one_outcome_whatever_happens(
 @pytest.mark.parametrize(
     ("text", "count", "allowed", "sentence"),
     [
+        ("", 1, None, ""),
+        ("0", 1, 0, ""),
         ("", 50, None, "no failure stops the rest: all 50 hosts may end not ok, 8 at work at once"),
         ("0", 50, 0, "at most 1 of 50 hosts can end not ok before it stops, at most 1 at work at once"),
         ("5", 50, 5, "at most 6 of 50 hosts can end not ok before it stops, at most 6 at work at once"),

@@ -223,7 +223,7 @@ def test_only_the_kernels_own_lines_stand_out(tmp_path: Path) -> None:
 
     assert [(finding.severity, finding.code) for finding in sink.findings] == [("critical", "kernel-oom-kill")]
     assert sink.findings[0].summary == (
-        "the kernel killed processes for want of memory (1 lines); "
+        "the kernel killed processes for want of memory (1 line); "
         "the last: Out of memory: Killed process 712 (java\\x0aevil) total-vm:1kB"
     )
 

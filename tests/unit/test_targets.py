@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fireline_controller import targets
-from fireline_controller.model import EmptyTarget, Host, Target, TargetError
+from fireline_controller.model import EmptyTarget, Host, NotFound, Target, TargetError
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 GROUPS = {"db": "db-[1-3]", "core": "@db,web01", "typo": "@dbb", "a": "@b", "b": "@a", "planned": "web01,web99"}
@@ -69,11 +69,6 @@ def test_the_exception_wins() -> None:
 @pytest.mark.parametrize(
     ("term", "message"),
     [
-        ("web[01-20]x", "names web[01-20]x: no such host"),
-        ("wbe01", "target names wbe01: no such host is enrolled (nearest: web01); see `fireline host list`"),
-        ("gone", "target names gone: no such host is enrolled"),
-        ("@dbs", "no group is named @dbs (nearest: @db); groups are set in [groups]"),
-        ("@typo", "no group is named @dbb (in group @typo) (nearest: @db)"),
         ("@a", "group @a contains itself: @a > @b > @a"),
         ("web[01-", "target 'web[01-' does not parse: missing bracket"),
         ("web[1-999999]", "the range 1-999999 is longer than 100000 names"),
@@ -98,15 +93,42 @@ def test_a_term_that_is_wrong_says_what_is_right(term: str, message: str | None)
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ("web[01-20]x", "names web[01-20]x: no such host"),
+        ("wbe01", "target names wbe01: no such host is enrolled (nearest: web01); see `fireline host list`"),
+        ("gone", "target names gone: no such host is enrolled"),
+        ("@dbs", "no group is named @dbs (nearest: @db); groups are set in [groups] of fireline.toml"),
+        ("@typo", "no group is named @dbb (in group @typo) (nearest: @db)"),
+    ],
+)
+def test_a_name_that_nobody_has_says_the_nearest_that_somebody_has(term: str, message: str) -> None:
+    """What is spelled well and not there is not found, as everywhere: no mistake in the spelling."""
+    with pytest.raises(NotFound) as caught:
+        resolved(term)
+
+    assert message in str(caught.value)
+
+
+def test_no_target_at_all_says_what_to_say() -> None:
+    """Nothing asked for is a mistake of the command line, and no target that matches nothing."""
+    wanted = "no target: say --target: names, ranges, @groups, label selectors or all"
+    with pytest.raises(TargetError, match=wanted):
+        resolved()
+    with pytest.raises(TargetError, match=wanted):
+        resolved(except_=("web01",))
+
+
 def test_a_slip_in_an_exception_is_an_error() -> None:
     """An exception that spares nobody would hit the host that was to be spared."""
-    with pytest.raises(TargetError, match="exception names db-11: no such host is enrolled \\(nearest: db-1\\)"):
+    with pytest.raises(NotFound, match="exception names db-11: no such host is enrolled \\(nearest: db-1\\)"):
         resolved("all", except_=("db-11",))
 
 
 def test_an_unenrolled_member_of_a_group_can_be_excepted() -> None:
     """A group may name a planned host: that is said, and excepting it by name is the way on."""
-    with pytest.raises(TargetError, match="target names web99: no such host is enrolled"):
+    with pytest.raises(NotFound, match="target names web99: no such host is enrolled"):
         resolved("@planned")
 
     assert resolved("@planned", except_=("web99",)) == "web01"
@@ -115,9 +137,12 @@ def test_an_unenrolled_member_of_a_group_can_be_excepted() -> None:
 @pytest.mark.parametrize(
     ("terms", "except_", "message"),
     [
-        (("role=cache",), (), "matches none of 23 hosts; labels in use: env, gpu, role"),
-        (("web01",), ("web*",), "every one of the 1 hosts that the target names is excepted"),
-        ((), (), "an empty target: matches none of 23 hosts"),
+        (
+            ("role=cache",),
+            (),
+            "target role=cache does not match any of the 23 hosts; labels in use: env, gpu, role",
+        ),
+        (("web01",), ("web*",), "target web01 except web*: every host that it names is excepted: web01"),
     ],
 )
 def test_an_empty_target_is_an_error(terms: tuple[str, ...], except_: tuple[str, ...], message: str) -> None:
@@ -149,8 +174,10 @@ def test_a_frozen_target_is_sorted_hashed_and_spelled() -> None:
         hosts=("db-1", "db-2"),
         sha256=hashlib.sha256(b"db-1\ndb-2\n").hexdigest(),
         folded="db-[1-2]",
-        spelled="--target 'db-2' --target 'db-1' --except 'db-3'",
+        spelled="db-2 and db-1 except db-3",
     )
+    spelled = targets.resolve(["role=db,!gpu", " web01\n"], ["db-1", "db-2"], hosts=HOSTS, groups=GROUPS).spelled
+    assert spelled == "role=db,!gpu and web01 except db-1 and db-2"
 
 
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
@@ -164,16 +191,16 @@ def test_folding_loses_no_name(names: list[str]) -> None:
     target = targets.freeze((h.name for h in hosts), spelled="")
 
     assert targets.resolve([target.folded], [], hosts=hosts, groups={}) == targets.freeze(
-        target.hosts, spelled=f"--target {target.folded!r}"
+        target.hosts, spelled=target.folded
     )
 
 
 @given(st.text(max_size=30))
 def test_any_text_is_a_target_or_a_clear_refusal(text: str) -> None:
-    """No input makes anything but a target of known hosts, a TargetError or an EmptyTarget."""
+    """No input makes anything but a target of known hosts, a TargetError, a NotFound or an EmptyTarget."""
     try:
         target = targets.resolve([text], [], hosts=HOSTS, groups=GROUPS)
-    except (TargetError, EmptyTarget) as error:
+    except (TargetError, NotFound, EmptyTarget) as error:
         assert str(error)
     else:
         assert set(target.hosts) <= {h.name for h in HOSTS}

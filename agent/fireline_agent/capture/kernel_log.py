@@ -56,7 +56,8 @@ class _Signs:
     def report(self, sink: Sink) -> None:
         for severity, code, _, meaning in _SIGNS:
             if code in self.seen:
-                summary = f"{meaning} ({self.seen[code]} lines); the last: {printable(self.last[code])}"
+                lines = f"{self.seen[code]} line{'s' * (self.seen[code] != 1)}"
+                summary = f"{meaning} ({lines}); the last: {printable(self.last[code])}"
                 sink.finding(severity, code, "kernel log", summary)
 
 

@@ -66,8 +66,8 @@ def evidence_table(seen: operations.Followed) -> None:
     if not sealed:
         return
     total = sum(h.total_bytes for h in sealed)
-    hosts = f"{len(sealed)} host{'s' * (len(sealed) != 1)}"
-    line = f"\n{output.size(total)} in {sum(h.artifacts for h in sealed)} artifacts of {hosts}"
+    artifacts = output.counted(sum(h.artifacts for h in sealed), "artifact")
+    line = f"\n{output.size(total)} in {artifacts} of {output.counted(len(sealed), 'host')}"
     if known := sum(h.deduplicated_bytes for h in sealed):
         line += f", {output.size(known)} of it already in the vault"
     if again := sum(h.resent_bytes for h in sealed):

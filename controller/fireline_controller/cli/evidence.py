@@ -191,7 +191,10 @@ def _print_verdict(name: str, problems: Iterable[str], artifacts: int, total_byt
         for problem in found:
             print(f"  {output.printable(problem)}")
     else:
-        print(f"{name}: verified: {artifacts} artifacts, {output.size(total_bytes)}, every hash and signature holds")
+        print(
+            f"{name}: verified: {output.counted(artifacts, 'artifact')}, {output.size(total_bytes)}, every hash and "
+            "signature holds"
+        )
     return session.SOME_NOT_OK if found else session.OK
 
 

@@ -125,7 +125,8 @@ async def _show(control: "ControlStub", incident_id: str, json: bool) -> int:
         output.print_json(incident_document(incident))
         return session.OK
     print(f"{incident.id}  {incident.severity}  {incident.phase}  {output.printable(incident.title)}")
-    print(f"opened {output.moment(incident.opened_at)} by {incident.opened_by}, target {incident.target or '(none)'}")
+    target = output.printable(incident.target or "none")
+    print(f"opened {output.moment(incident.opened_at)} by {incident.opened_by}, target: {target}")
     if incident.sealed_ms:
         print(f"first evidence of all hosts sealed {output.seconds(incident.sealed_ms)} after the command")
     evidence.print_records(incident.evidence)

@@ -46,7 +46,8 @@ async def _verify(control: "ControlStub", json: bool) -> int:
         for problem in reply.problems:
             print(f"  {output.printable(problem)}")
     else:
-        print(f"journal: verified: {reply.lines} lines, {reply.checkpoints} checkpoints, head {reply.head_hash[:16]}")
+        lines, checkpoints = output.counted(reply.lines, "line"), output.counted(reply.checkpoints, "checkpoint")
+        print(f"journal: verified: {lines}, {checkpoints}, head {reply.head_hash[:16]}")
     return session.SOME_NOT_OK if reply.problems else session.OK
 
 

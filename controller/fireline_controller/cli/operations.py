@@ -201,8 +201,8 @@ class _Progress:
                 "no --target: nothing was captured; capture: fireline capture -t HOSTS -i " + started.incident_id
             )
             return
-        count = len(started.target.hosts)
-        output.say(f"{started.operation_id}: {count} host{'s' * (count != 1)}: {started.target.folded}")
+        hosts = output.counted(len(started.target.hosts), "host")
+        output.say(f"{started.operation_id}: {hosts}: {started.target.folded}")
         if started.worst_case:
             output.say(started.worst_case)
 

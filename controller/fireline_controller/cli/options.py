@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 FAN_OUT_EXITS = (
-    "Exit status: 0 every host ok; 1 some host not ok; 2 usage, or a name that no host has; 3 the target is empty; "
-    "4 refused or not confirmed; 5 the controller itself failed; 130 interrupted, and what still runs is said."
+    "Exit status: 0 every host ok; 1 some host not ok; 2 usage, or no target; 3 the target matches nothing, or names "
+    "what is not known; 4 refused or not confirmed; 5 the controller itself failed; 130 interrupted, and what still "
+    "runs is said."
 )
 
 

@@ -68,6 +68,11 @@ def size(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things for a person: 1 artifact, 3 artifacts."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def seconds(milliseconds: int) -> str:
     """A duration for a person: 0.84 s."""
     return f"{milliseconds / 1000:.2f} s"

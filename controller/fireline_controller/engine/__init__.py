@@ -121,7 +121,7 @@ class Engine:
         """
         profile = profile_name or "initial"
         self._profile(profile)
-        if not wish.target.terms:
+        if wish.target == TargetSpec():
             incident = await self.incidents.open(severity, title, target="", operator=wish.operator, reason=wish.reason)
             yield Started("", incident.id, Target((), "", "", ""), "")
             yield Finished({}, 0, ())

@@ -31,7 +31,7 @@ def intent(operation: Operation, limits: fanout.Limits) -> Entry:
         _of(operation),
         kind=f"{operation.kind}.ordered",
         actor=operation.operator,
-        summary=f"{operation.kind} of {count} hosts: {operation.target.folded}",
+        summary=f"{operation.kind} of {count} host{'s' * (count != 1)}: {operation.target.folded}",
         data={
             "reason": operation.reason,
             "profile": operation.profile,

@@ -84,9 +84,9 @@ class Operations:
         """Which hosts a target means now.
 
         Raises:
-            TargetError: it does not parse, or names a host that is not known.
+            TargetError: there is none, or it does not parse.
             EmptyTarget: no host matches (I10).
-            NotFound: the operation to retry is not known.
+            NotFound: a host or a group that it names, or the operation to retry, is not known.
             PolicyError: the operation to retry has not ended.
         """
         if spec.retry_of:

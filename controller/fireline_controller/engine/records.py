@@ -75,7 +75,8 @@ class Records:
         """
         evidence = await self._store.read(lambda tx: tx.evidence(evidence_id))
         report = await vault.verify_kept(self._vault, evidence, self._authority_of(evidence))
-        result = f"{len(report.problems)} problems" if report.problems else "everything holds"
+        count = len(report.problems)
+        result = f"{count} problem{'s' * (count != 1)}" if count else "everything holds"
         await self._custody("evidence.verified", evidence, operator, f"{evidence_id} verified: {result}", "")
         return report
 

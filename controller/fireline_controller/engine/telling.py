@@ -42,11 +42,12 @@ def sealed_entry(evidence: Evidence, manifest: Manifest, operator: str, sealed_m
     grave = sorted({f.code for f in manifest.findings if f.severity != "notice"})
     stands_out = text(f"; stands out: {', '.join(grave)}") if grave else ""
     lacks = missing(manifest)
+    artifacts = f"{evidence.artifacts} artifact{'s' * (evidence.artifacts != 1)}"
     return Entry(
         kind="evidence.sealed",
         actor=operator,
         at=evidence.sealed_at,
-        summary=f"{evidence.id} sealed: {evidence.artifacts} artifacts, {evidence.total_bytes} bytes{stands_out}"
+        summary=f"{evidence.id} sealed: {artifacts}, {evidence.total_bytes} bytes{stands_out}"
         f"{f'; {lacks}' if lacks else ''}",
         incident_id=evidence.incident_id,
         operation_id=evidence.operation_id,
