@@ -12,7 +12,7 @@ import pytest
 from fireline_controller.config import Fanout
 from fireline_controller.hosts import Fleet
 from fireline_controller.model import TimedOut, Unreachable
-from tests.bench import floors, run, subjects
+from tests.bench import floors, report, run, subjects
 from tests.bench.grounds import Grounds, command, laid, stand_ins
 from tests.lab import Process
 
@@ -125,6 +125,7 @@ def test_a_run_prints_ratios_and_writes_json(tmp_path: Path, capsys: pytest.Capt
         ("volatile", "seconds on the host"),
         ("notice", "the slowest of all, seconds"),
         ("gigabyte", "memory of the controller grown, MiB"),
+        ("journal", "one line / a plain file's"),
     ],
 )
 def test_each_other_bench_works(tmp_path: Path, bench: str, wanted: str) -> None:
@@ -133,9 +134,9 @@ def test_each_other_bench_works(tmp_path: Path, bench: str, wanted: str) -> None
     small = ["--repetitions", "1", "--mebibytes", "4", "--rest", "0.5", "--real-agents", "2"]
     assert run.main([bench, *small, "--processes", "5", "--large", "4", "--json", str(file)]) == 0
 
-    (report,) = json.loads(file.read_text())["reports"]
-    assert wanted in [ratio["name"] for ratio in report["ratios"]]
-    assert all(figure["high"] >= 0 for figure in report["figures"])
+    (found,) = json.loads(file.read_text())["reports"]
+    assert wanted in [ratio["name"] for ratio in found["ratios"]]
+    assert all(figure["high"] >= 0 for figure in found["figures"])
 
 
 def test_a_killed_run_leaves_nothing_for_long() -> None:
@@ -164,7 +165,14 @@ with grounds.laid(1) as made, evidence.serving(made, 1 << 20) as (agent, _):
 
 def test_a_missed_goal_is_marked() -> None:
     """With its value, and without hiding the others."""
-    report = run.Report("t", (), (run.Ratio("slow", 3.0, 2.5), run.Ratio("fast", 0.9, 0.8, at_most=False)))
+    ratios = (
+        report.Ratio("slow", 3.0, 2.5),
+        report.Ratio("fast", 0.9, 0.8, at_most=False),
+        report.Ratio("free", 7.0),
+    )
+    slow, fast, free = report.table(report.Report("t", (), ratios)).splitlines()[1:]
 
-    assert run.table(report).splitlines()[1].endswith("3.00       goal ≤ 2.5  MISSED")
-    assert run.table(report).splitlines()[2].endswith("0.90       goal ≥ 0.8")
+    assert slow.endswith("3.00       goal ≤ 2.5  MISSED")
+    assert fast.endswith("0.90       goal ≥ 0.8")
+    assert free.endswith("7.00       no goal")
+    assert [ratio.is_met for ratio in ratios] == [False, True, True]
