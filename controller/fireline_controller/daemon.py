@@ -139,8 +139,8 @@ async def embedded(folder: Path) -> AsyncIterator[str]:
     """Run a controller inside this process and tell where it answers.
 
     Raises:
-        ConfigError: the state folder is not there or half made.
-        StoreError: the store can't be opened.
+        ConfigError: the state folder is not there, or its settings are wrong.
+        StoreError: the state folder is half made or broken, or the store can't be opened.
     """
     async with _controller(folder) as controller:
         with tempfile.TemporaryDirectory(prefix="fireline-") as private:
@@ -155,8 +155,9 @@ def serve(folder: Path) -> int:
     """Run the daemon until SIGTERM or SIGINT; 0 after an orderly end.
 
     Raises:
-        ConfigError: the state folder is not there or half made, an address is wrong, or a daemon runs already.
-        StoreError: the store can't be opened.
+        ConfigError: the state folder is not there, or its settings are wrong.
+        PolicyError: a daemon runs already.
+        StoreError: the state folder is half made or broken, or the store can't be opened.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

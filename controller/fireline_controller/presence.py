@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from fireline_controller.model import ConfigError, StoreError
+from fireline_controller.model import ConfigError, PolicyError, StoreError
 
 FILE: Final = "daemon.lock"
 _STARTING_S: Final = 5.0
@@ -59,7 +59,7 @@ class Lock:
         """Serve the folder from now on.
 
         Raises:
-            ConfigError: another daemon does.
+            PolicyError: another daemon does.
         """
         for _ in range(20):  # a command that looks who serves holds a shared lock for an instant
             try:
@@ -68,7 +68,8 @@ class Lock:
             except BlockingIOError:
                 time.sleep(0.05)
         else:
-            raise ConfigError(f"{self._path.parent}: a daemon serves it already; stop that one first")
+            message = f"{self._path.parent}: a daemon serves it already; stop that one first"
+            raise PolicyError(message, reason="busy")
         self._file.truncate(0)
 
     def announce(self, address: str) -> None:

@@ -45,8 +45,8 @@ def make(folder: Path, *, operator: str, now: datetime) -> State | None:
     """Make a state folder; None when it is there and complete: then nothing was changed.
 
     Raises:
-        ConfigError: it is half made or broken, which is named, or the settings in it are wrong.
-        StoreError: it can't be written.
+        ConfigError: the settings in it are wrong.
+        StoreError: it is half made or broken, which is named, or can't be written.
     """
     if (folder / "keys").exists() or (folder / "store.sqlite").exists():
         there = open_state(folder)
@@ -82,18 +82,19 @@ def open_state(folder: Path) -> State:
     """Open a state folder.
 
     Raises:
-        ConfigError: it is not there, open to others, or not whole; each missing or broken part is named.
+        ConfigError: it is not there, or the settings in it are wrong.
+        StoreError: it is open to others or not whole; each missing or broken part is named.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no state folder; make one: fireline init --state {folder}")
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o077:
-        raise ConfigError(f"{folder}: mode is {mode:04o}, wanted 0700: it holds keys; run: chmod 700 {folder}")
+        raise StoreError(f"{folder}: mode is {mode:04o}, wanted 0700: it holds keys; run: chmod 700 {folder}")
     settings = config.load(folder / "fireline.toml")
     missing = [part for part in ("keys", "vault", *_own_store(settings)) if not (folder / part).exists()]
     if missing:
         there = [p.name for p in sorted(folder.iterdir())]
-        raise ConfigError(
+        raise StoreError(
             f"{folder}: half made: {', '.join(missing)} missing, found {', '.join(there) or 'nothing'}."
             " If `fireline init` was interrupted, remove the folder and run it again;"
             " if not, restore the missing part from a backup"

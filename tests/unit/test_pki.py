@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fireline_controller import pki
-from fireline_controller.model import ConfigError, PolicyError
+from fireline_controller.model import ConfigError, PolicyError, StoreError
 from fireline_wire import chain, envelope
 from fireline_wire.identity import Identity, Role
 
@@ -77,7 +77,7 @@ def test_a_folder_that_is_not_whole_is_named_file_by_file(authority: pki.Authori
     (folder / "operator.key").chmod(0o644)
     (folder / "operator.pem").write_bytes(authority.journal_chain_pem)
 
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(StoreError) as caught:
         pki.load(folder)
     message = str(caught.value)
     assert f"{folder}: the authority is not whole: " in message
@@ -86,6 +86,16 @@ def test_a_folder_that_is_not_whole_is_named_file_by_file(authority: pki.Authori
     assert "journal.key is not a P-256 key" in message
     assert f"operator.key is open to others; chmod 600 {folder}/operator.key" in message
     assert "operator.pem and operator.key do not match" in message
+    assert message.endswith(". Restore what is missing or broken from a backup")
+
+
+def test_keys_that_are_only_open_to_others_need_no_backup(authority: pki.Authority) -> None:
+    """The command that mends it is all the advice."""
+    (authority.folder / "ca.key").chmod(0o640)
+
+    with pytest.raises(StoreError) as caught:
+        pki.load(authority.folder)
+    assert str(caught.value).endswith(f"not whole: ca.key is open to others; chmod 600 {authority.folder}/ca.key")
 
 
 def test_exchanged_roles_and_foreign_authorities_are_named(authority: pki.Authority, tmp_path: Path) -> None:
@@ -95,16 +105,16 @@ def test_exchanged_roles_and_foreign_authorities_are_named(authority: pki.Author
         (authority.folder / f"controller.{suffix}").write_bytes((authority.folder / f"operator.{suffix}").read_bytes())
         (authority.folder / f"journal.{suffix}").write_bytes((other.folder / f"journal.{suffix}").read_bytes())
 
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(StoreError) as caught:
         pki.load(authority.folder)
     assert "controller.pem is for spiffe://fireline/operator/alice, wanted the role controller" in str(caught.value)
     assert "journal.pem: certificate" in str(caught.value)
     assert "is not signed by the authority" in str(caught.value)
 
 
-def test_a_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
-    """The message is what to do."""
-    with pytest.raises(ConfigError, match="the folder is missing; make it with `fireline init`"):
+def test_a_missing_folder_is_restored_from_a_backup(tmp_path: Path) -> None:
+    """The message is what to do: what init did not make is lost."""
+    with pytest.raises(StoreError, match=r"the folder is missing\. Restore what is missing or broken from a backup"):
         pki.load(tmp_path / "pki")
 
 
@@ -128,7 +138,7 @@ def test_a_hosts_certificate_is_for_a_server_of_that_name_only(authority: pki.Au
 @pytest.mark.parametrize(
     ("request_pem", "why"),
     [
-        (b"nonsense", "the signing request is refused: "),
+        (b"nonsense", "the signing request is refused: it is no signing request in PEM$"),
         (signing_request(ed25519.Ed25519PrivateKey.generate()), "Ed25519PublicKey, wanted ECDSA P-256"),
         (signing_request(ec.generate_private_key(ec.SECP384R1())), "wanted ECDSA P-256"),
         (b"x" * 20_000, "it has 20000 bytes, at most 16384 are read"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fireline_controller import presence
-from fireline_controller.model import ConfigError, StoreError
+from fireline_controller.model import ConfigError, PolicyError, StoreError
 
 _DAEMON = """
 import sys, time
@@ -29,7 +29,7 @@ def test_a_killed_daemon_serves_no_more(tmp_path: Path) -> None:
         assert daemon.stdout is not None
         daemon.stdout.readline()
         assert presence.address_of_daemon(tmp_path) == "unix:/run/control.sock"
-        with presence.Lock(tmp_path) as second, pytest.raises(ConfigError, match="a daemon serves it already; stop"):
+        with presence.Lock(tmp_path) as second, pytest.raises(PolicyError, match="a daemon serves it already; stop"):
             second.take()
         assert presence.address_of_daemon(tmp_path) == "unix:/run/control.sock", "the refused one changed nothing"
         daemon.kill()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fireline_controller import state
-from fireline_controller.model import ConfigError, FirelineError
+from fireline_controller.model import ConfigError, FirelineError, StoreError
 
 NOW = datetime(2026, 5, 2, 12, 0, tzinfo=UTC)
 _MAKE = """
@@ -62,18 +62,23 @@ def test_a_missing_part_is_named(made: Path, part: str) -> None:
         wanted = r"half made: keys missing, found .*store\.sqlite.*remove the folder and run it again"
     else:
         wanted = rf"half made: {part} missing, found .*keys.*restore the missing part from a backup"
-    with pytest.raises(ConfigError, match=wanted):
+    with pytest.raises(StoreError, match=wanted):
         state.open_state(made)
-    with pytest.raises(ConfigError, match=wanted):
+    with pytest.raises(StoreError, match=wanted):
         state.make(made, operator="alice", now=NOW)
     assert contents(made) == before
 
 
 def test_a_missing_key_is_named(made: Path) -> None:
-    """A part of a part."""
+    """A part of a part: the same words and the same kind of error, whoever asks."""
     (made / "keys" / "journal.key").unlink()
-    with pytest.raises(ConfigError, match=r"keys: the authority is not whole: journal\.key is missing"):
+    wanted = (
+        r"keys: the authority is not whole: journal\.key is missing\. Restore what is missing or broken from a backup"
+    )
+    with pytest.raises(StoreError, match=wanted):
         state.open_state(made)
+    with pytest.raises(StoreError, match=wanted):
+        state.make(made, operator="alice", now=NOW)
 
 
 def test_no_folder_says_how_to_make_one(tmp_path: Path) -> None:
@@ -86,7 +91,7 @@ def test_no_folder_says_how_to_make_one(tmp_path: Path) -> None:
 def test_a_folder_open_to_others_is_refused(made: Path, mode: int) -> None:
     """The mode found, the mode wanted, and the command that mends it."""
     made.chmod(mode)
-    with pytest.raises(ConfigError, match=rf"mode is {mode:04o}, wanted 0700: it holds keys; run: chmod 700 {made}"):
+    with pytest.raises(StoreError, match=rf"mode is {mode:04o}, wanted 0700: it holds keys; run: chmod 700 {made}"):
         state.open_state(made)
 
 
@@ -119,7 +124,7 @@ def test_a_killed_making_is_completed_or_named(tmp_path: Path) -> None:
             making.kill()
         try:
             again = state.make(folder, operator="alice", now=NOW)
-        except ConfigError as error:
+        except StoreError as error:
             assert "half made" in str(error)
             seen.add("named")
             continue

@@ -22,7 +22,8 @@ app = typer.Typer(
             'fireline incident open P1 "checkout is down" --target env=prod',
         ),
         exits="Exit status of every command: 0 done, every host ok; 1 some host not ok, or something does not verify; "
-        "2 usage or settings; 3 nothing matched; 4 refused; 5 the controller itself failed; 130 interrupted.",
+        "2 usage or settings; 3 nothing matched; 4 refused; 5 the controller itself failed, or its state folder is not "
+        "whole; 130 interrupted.",
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -54,7 +55,8 @@ _INIT_HELP = options.manual(
     "Make the state folder: authority, keys, journal, store.",
     "A second time changes nothing and says so. A folder that is half there is refused, and what is missing is named.",
     examples=("fireline init --operator alice", "fireline init --state /var/lib/fireline"),
-    exits="Exit status: 0 it is there and whole; 5 it can't be made, or is half made.",
+    exits="Exit status: 0 it is there and whole; 2 the name or the settings are wrong; 5 it can't be made, or is half "
+    "made or broken, as every other command says too.",
 )
 
 
@@ -75,7 +77,7 @@ def init(
     try:
         made = folder.make(place, operator=name, now=datetime.now(UTC))
     except FirelineError as error:
-        session.fail(str(error), session.CONTROLLER_FAILED)
+        session.fail(str(error), session.status_of(error.reason))
     if made:
         print(f"{place}: ready; you are {name!r}; authority SHA-256 {made.authority.ca_sha256}")
         output.say("next: fireline serve, and in another terminal: fireline enroll token --host NAME")
@@ -88,7 +90,8 @@ _SERVE_HELP = options.manual(
     "Serves until SIGTERM or Ctrl-C. Commands on the same state folder find it by themselves; without it each of them "
     "runs the same controller inside its own process.",
     examples=("fireline serve --state /var/lib/fireline",),
-    exits="Exit status: 0 told to stop; 5 it could not start, for example because another one serves this folder.",
+    exits="Exit status: 0 told to stop; 2 there is no state folder, or its settings are wrong; 5 it could not start, "
+    "for example because another one serves this folder.",
 )
 
 
@@ -101,7 +104,7 @@ def serve(state: options.State = None) -> None:
     try:
         status = daemon.serve(session.folder(state))
     except FirelineError as error:
-        session.fail(str(error), session.CONTROLLER_FAILED)
+        session.fail(str(error), session.status_of(error.reason))
     raise typer.Exit(status)
 
 
@@ -122,7 +125,7 @@ def config_show(json: options.Json = False, state: options.State = None) -> None
     try:
         found = list(config.origins(session.folder(state) / "fireline.toml"))
     except FirelineError as error:
-        session.fail(str(error), session.USAGE)
+        session.fail(str(error), session.status_of(error.reason))
     if json:
         output.print_json({o.key: {"value": o.value, "source": o.source} for o in found})
     else:

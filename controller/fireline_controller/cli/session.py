@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fireline_controller.model import ConfigError, FirelineError
+from fireline_controller.model import FirelineError, StoreError
 
 if TYPE_CHECKING:
     from fireline_wire.v1.control_pb2_grpc import ControlStub
@@ -37,6 +37,11 @@ def folder(state: Path | None) -> Path:
     """The state folder that the options name, or the XDG default."""
     base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     return state or base / "fireline"
+
+
+def status_of(reason: str) -> int:
+    """The exit status that an error's reason means."""
+    return _EXIT_BY_REASON.get(reason, CONTROLLER_FAILED)
 
 
 def fail(message: str, status: int) -> NoReturn:
@@ -69,14 +74,14 @@ async def _explained(work: Awaitable[int]) -> int:
     try:
         return await work
     except FirelineError as error:
-        fail(str(error), _EXIT_BY_REASON.get(error.reason, CONTROLLER_FAILED))
+        fail(str(error), status_of(error.reason))
     except grpc.aio.AioRpcError as error:
         from fireline_wire import status
 
         refusal = status.from_error(error)
         if refusal is None:
             fail(f"no answer from the controller: {error.details()}", CONTROLLER_FAILED)
-        fail(refusal.message, _EXIT_BY_REASON.get(refusal.reason, CONTROLLER_FAILED))
+        fail(refusal.message, status_of(refusal.reason))
 
 
 @asynccontextmanager
@@ -84,8 +89,8 @@ async def connect(state: Path) -> "AsyncIterator[ControlStub]":
     """A stub of the Control service, for as long as the block lasts.
 
     Raises:
-        ConfigError: the state folder is not there or half made.
-        StoreError: the store can't be opened.
+        ConfigError: the state folder is not there, or its settings are wrong.
+        StoreError: the state folder is half made or broken, or the store can't be opened.
     """
     from fireline_controller import presence
 
@@ -111,7 +116,7 @@ async def _stub(address: str, state: Path) -> "AsyncIterator[ControlStub]":
     try:
         key, chain, ca = ((state / "keys" / name).read_bytes() for name in ("operator.key", "operator.pem", "ca.pem"))
     except OSError as error:
-        raise ConfigError(f"{error.filename}: can't be read: {error.strerror}") from None
+        raise StoreError(f"{error.filename}: can't be read: {error.strerror}") from None
     arguments = [("grpc.ssl_target_name_override", CONTROLLER_DNS), ("grpc.enable_http_proxy", 0)]
     credentials = tls.channel_credentials(tls.Credentials(key, chain, ca))
     async with grpc.aio.secure_channel(address, credentials, options=arguments) as channel:

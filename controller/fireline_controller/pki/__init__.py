@@ -139,7 +139,7 @@ def load(folder: Path) -> Authority:
     """Open an authority.
 
     Raises:
-        ConfigError: it is not whole; the message names each file that is missing, unreadable, open to others, or
+        StoreError: it is not whole; the message names each file that is missing, unreadable, open to others, or
             does not match the rest.
     """
     pairs = folders.read(folder, _ROLES)

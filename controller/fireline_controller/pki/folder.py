@@ -28,12 +28,13 @@ def read(folder: Path, roles: Mapping[str, Role]) -> dict[str, Pair]:
     """The pairs of a folder by name: the authority's own, "ca", and one of each name with the role it must have.
 
     Raises:
-        ConfigError: the folder is not whole; the message names each problem.
+        StoreError: the folder is not whole; the message names each problem, and what to do.
     """
     reading = _Reading(folder)
     pairs = reading.pairs(roles)
-    if reading.problems:
-        raise ConfigError(f"{folder}: the authority is not whole: " + "; ".join(reading.problems))
+    if problems := [*reading.problems, *reading.open_to_others]:
+        advice = ". Restore what is missing or broken from a backup" if reading.problems else ""
+        raise StoreError(f"{folder}: the authority is not whole: {'; '.join(problems)}{advice}")
     return pairs
 
 
@@ -78,11 +79,12 @@ class _Reading:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.problems: list[str] = []
+        self.open_to_others: list[str] = []
 
     def pairs(self, roles: Mapping[str, Role]) -> dict[str, Pair]:
         """What could be read."""
         if not self._folder.is_dir():
-            self.problems.append("the folder is missing; make it with `fireline init`")
+            self.problems.append("the folder is missing")
             return {}
         self._check_folder()
         found = {name: pair for name in ("ca", *roles) if (pair := self._pair(name)) is not None}
@@ -93,7 +95,7 @@ class _Reading:
 
     def _check_folder(self) -> None:
         if self._folder.stat().st_mode & 0o077:
-            self.problems.append(f"the folder is open to others; chmod 700 {self._folder}")
+            self.open_to_others.append(f"the folder is open to others; chmod 700 {self._folder}")
 
     def _pair(self, name: str) -> Pair | None:
         key_pem, chain_pem = self._read(f"{name}.key"), self._read(f"{name}.pem")
@@ -101,8 +103,8 @@ class _Reading:
             return None
         try:
             key = load_key(key_pem)
-        except ValueError as error:
-            self.problems.append(f"{name}.key is not a P-256 key: {error}")
+        except ValueError:
+            self.problems.append(f"{name}.key is not a P-256 key in PEM")
             return None
         try:
             leaf = chain.certificates(chain_pem)[0]
@@ -117,7 +119,7 @@ class _Reading:
         path = self._folder / name
         try:
             if path.stat().st_mode & 0o077:
-                self.problems.append(f"{name} is open to others; chmod 600 {path}")
+                self.open_to_others.append(f"{name} is open to others; chmod 600 {path}")
             return path.read_bytes()
         except FileNotFoundError:
             self.problems.append(f"{name} is missing")

@@ -129,8 +129,10 @@ def requested_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(csr_pem)
         key = chain.public_key_of(request)
         signed = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except chain.ChainError as error:
         raise _bad_request(str(error)) from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise _bad_request("it is no signing request in PEM") from None
     if not signed:
         raise _bad_request("it is not signed by the key that it is for")
     return key
@@ -160,7 +162,10 @@ def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     Raises:
         ValueError: it is none.
     """
-    key = serialization.load_pem_private_key(pem, password=None)
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError("it is no key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise ValueError("it is of another kind")
     return key
