@@ -211,7 +211,9 @@ def test_a_host_that_joins_again_is_another_generation(served: Fleet) -> None:
     host.end_agent()
     shutil.rmtree(keys)
 
+    said = host.agent_log().count(READY)
     served.enrol(host)
+    eventually(lambda: host.agent_log().count(READY) > said, within_s=20, what="the agent to serve")
 
     (record,) = [h for h in served.json("host", "list")["hosts"] if h["host"] == "db1"]
     assert record["generation"] == 2
