@@ -172,8 +172,9 @@ def notice(plan: Plan) -> Report:
     """How soon the journal says that a host is lost: its agent frozen, killed, or its cable pulled."""
     with lost.watched_fleet() as made:
         turns = [lost.noticed_s(made, turn=n) for n in range(1, plan.repetitions + 1)]
-    figures = tuple(Figure.of(fault, "s", [turn[fault] for turn in turns]) for fault in turns[0])
-    ratio = Ratio("the slowest of all, seconds", max(f.high for f in figures), lost.KEEPALIVE_S + lost.TIMEOUT_S + 0.5)
+    figures = tuple(Figure.of(fault, "ms", [turn[fault] * 1e3 for turn in turns]) for fault in turns[0])
+    slowest_s = max(figure.high for figure in figures) / 1e3
+    ratio = Ratio("the slowest of all, seconds", slowest_s, lost.KEEPALIVE_S + lost.TIMEOUT_S + 0.5)
     return Report(
         f"a lost host noticed, keep-alive {lost.KEEPALIVE_S} s, time-out {lost.TIMEOUT_S} s", figures, (ratio,)
     )
