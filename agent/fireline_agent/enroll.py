@@ -30,6 +30,9 @@ from fireline_wire.v1 import enrollment_pb2, enrollment_pb2_grpc
 _LOOK_S: Final = 10.0
 _CALL_S: Final = 20.0
 
+# Somebody decided that this host shall not join like this; another try needs another token, name or controller.
+_REFUSALS: Final = frozenset({"token_used", "token_expired", "token_forged", "ca_mismatch", "name_taken"})
+
 _Stub = enrollment_pb2_grpc.EnrollmentStub
 
 
@@ -39,6 +42,11 @@ class JoinError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the host was turned away; otherwise something failed, and the same may work later."""
+        return self.reason in _REFUSALS
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ async def join(text: str, *, folder: Path, listen_address: str, agent_version: s
     """
     _require_new(folder)
     token = _parse(text)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # before the token is spent, in case that it fails
     ca_pem = await _pinned_authority(token)
     key = keys.new_key()
     request = enrollment_pb2.JoinRequest(

@@ -30,7 +30,8 @@ Files:
   /etc/fireline/policy.toml    what this host allows, whatever the controller asks
   /var/lib/fireline-agent      keys, request ids and captures that wait to be fetched
 
-Exit status: 0 it was done; 1 it failed, or this host was not let in; 2 the command line or the settings are wrong.
+Exit status: 0 it was done; 1 it failed; 2 the command line or the settings are wrong; 4 this host was not let in:
+the token is used, expired or forged, another authority answers, the name is taken, or this host joined already.
 """
 
 
@@ -112,7 +113,6 @@ def _join(options: argparse.Namespace, config: Config) -> int:
     from fireline_agent.hands import facts
 
     text = options.token if options.token != "-" else sys.stdin.readline().strip()  # noqa: S105 -- a dash, no secret
-    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         joined = asyncio.run(
             enroll.join(
@@ -125,7 +125,7 @@ def _join(options: argparse.Namespace, config: Config) -> int:
         )
     except (enroll.JoinError, OSError) as error:
         print(f"fireline-agent: {error}", file=sys.stderr)
-        return 1
+        return 4 if isinstance(error, enroll.JoinError) and error.is_refusal else 1
     print(f"joined as {joined.host}; certificate until {joined.not_after:%Y-%m-%d %H:%M} UTC in {joined.folder}")
     return 0
 

@@ -179,7 +179,7 @@ class EnrollmentService(enrollment_pb2_grpc.EnrollmentServicer):
         certificate = self._authority.issue_agent(
             request.signing_request_pem,
             host=token.host,
-            generation=_next_generation(tx, token.host),
+            generation=next_generation(tx, token.host),
             now=now,
             lifetime=self._lifetime,
         )
@@ -266,7 +266,12 @@ def _address_of(peer: str) -> str:
     return unquote(peer).partition(":")[2].rpartition(":")[0]
 
 
-def _next_generation(tx: Transaction, name: str) -> int:
+def next_generation(tx: Transaction, name: str) -> int:
+    """The number of the enrolment that a host of this name would have.
+
+    Raises:
+        PolicyError: a host of this name is in the fleet.
+    """
     try:
         former = tx.host(name)
     except NotFound:
@@ -274,7 +279,7 @@ def _next_generation(tx: Transaction, name: str) -> int:
     if not former.removed:
         raise PolicyError(
             f"the name {name} is taken by a host that enrolled on {former.enrolled_at:%Y-%m-%d %H:%M} UTC;"
-            f" to replace it: fireline host remove {name}",
+            f" to replace it: fireline host remove {name} --reason …",
             reason="name_taken",
         )
     return former.generation + 1

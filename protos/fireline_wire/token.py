@@ -26,7 +26,10 @@ class JoinToken:
 
     def __post_init__(self) -> None:
         if not is_name(self.host):
-            raise ValueError(f"{self.host!r} is not the name of a host")
+            raise ValueError(
+                f"{self.host!r} is not the name of a host: wanted lower-case letters, digits, '-' and '.',"
+                " as in RFC 1123"
+            )
         if not _SHA256.match(self.ca_sha256):
             raise ValueError("the authority's SHA-256 is not one")
 

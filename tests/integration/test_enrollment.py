@@ -15,7 +15,9 @@ from fireline_agent import enroll, keys
 from fireline_agent.enroll import JoinError
 from fireline_agent.keys import KeyFolder
 from fireline_controller import enrollment, pki
-from fireline_controller.model import Line
+from fireline_controller.config import Listen
+from fireline_controller.control import Tokens
+from fireline_controller.model import Line, PolicyError, Token
 from fireline_controller.store import Store
 from fireline_wire import tls
 from fireline_wire.identity import CONTROLLER_DNS
@@ -193,13 +195,17 @@ async def test_a_token_that_is_none_is_refused_on_the_host(office: Office, tmp_p
         with pytest.raises(JoinError, match=r"no enrolment token|cut or altered") as caught:
             await join(broken, tmp_path)
         assert caught.value.reason == "token_forged"
+    assert not (tmp_path / "agent").exists(), "no folder is made for it"
 
 
 async def test_a_name_that_is_taken_is_refused_until_it_is_removed(office: Office, tmp_path: Path) -> None:
     """Refused and journaled; once the former host is removed, the name is free and its generation grows."""
     await join(await office.token(), tmp_path)
     again = await office.token(secret="u" * 43)
-    with pytest.raises(JoinError, match="the name web-1 is taken by a host that enrolled on") as caught:
+    taken = (
+        r"the name web-1 is taken by a host that enrolled on .*; to replace it: fireline host remove web-1 --reason …"
+    )
+    with pytest.raises(JoinError, match=taken) as caught:
         await join(again, tmp_path, name="again")
     assert caught.value.reason == "name_taken"
     assert (await office.last_refusal()).entry.data["reason"] == "name_taken"
@@ -209,6 +215,28 @@ async def test_a_name_that_is_taken_is_refused_until_it_is_removed(office: Offic
     joined = await join(again, tmp_path, name="again")
 
     assert KeyFolder.open(joined.folder).held.dns == "web-1.g2.agent.fireline"
+
+
+async def test_no_token_is_made_for_a_name_that_is_taken(office: Office, tmp_path: Path) -> None:
+    """Said at once, not on the host: the same words, and a line in the journal under the operator's name."""
+    await join(await office.token(), tmp_path)
+    tokens = Tokens(office.store, office.authority, Listen(), lambda: office.now)
+
+    async def made(name: str) -> Token:
+        return (await tokens.create(name, ttl=timedelta(hours=1), labels={}, controller_address="", operator="bob"))[1]
+
+    with pytest.raises(
+        PolicyError, match=r"the name web-1 is taken .* fireline host remove web-1 --reason …"
+    ) as caught:
+        await made("web-1")
+
+    assert caught.value.reason == "name_taken"
+    entry = (await office.last_refusal()).entry
+    assert (entry.actor, entry.host, entry.data) == ("bob", "web-1", {"reason": "name_taken", "told_by": "controller"})
+    assert entry.summary.startswith("no token for web-1: the name web-1 is taken by a host that enrolled on ")
+    host = await office.store.read(lambda tx: tx.host("web-1"))
+    await office.store.run(lambda tx: tx.put_host(replace(host, removed=True)))
+    assert (await made("web-1")).host == "web-1"
 
 
 async def test_a_host_joins_once(office: Office, tmp_path: Path) -> None:

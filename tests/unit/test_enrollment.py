@@ -47,7 +47,11 @@ def test_any_text_is_a_token_or_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("host", "ttl", "why"),
     [
-        ("Web_1", timedelta(hours=1), "no token can be made: 'Web_1' is not the name of a host"),
+        (
+            "Web_1",
+            timedelta(hours=1),
+            "no token can be made: 'Web_1' is not the name of a host: wanted lower-case letters, digits, '-' and '.'",
+        ),
         ("web-1", timedelta(0), "a token has to live for a while, not 0:00:00"),
     ],
 )

@@ -19,6 +19,8 @@ _HELP = options.manual(
         "fireline enroll token --host web1 --ttl 1h --label role=web",
         "web1# fireline-agent join --token TOKEN",
     ),
+    exits="Exit status: 0 it is on stdout; 2 the name, a label or the duration is wrong; 4 a host of this name is in "
+    "the fleet.",
 )
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from fireline_controller import config, enrollment
-from fireline_controller.model import Entry, Token
+from fireline_controller.model import Entry, PolicyError, Token
 from fireline_controller.pki import Authority
 from fireline_controller.store import Store, Transaction
 
@@ -28,7 +28,8 @@ class Tokens:
         """A token's text and what is kept of it.
 
         Raises:
-            PolicyError: the name, the labels or the time to live are not acceptable.
+            PolicyError: the name, the labels or the time to live are not acceptable, or a host of this name is in the
+                fleet, which is journaled like the refusal of its token would be.
         """
         now = self._now()
         address = controller_address or self._listen.advertise or _own_address(self._listen.enrollment)
@@ -46,10 +47,19 @@ class Tokens:
         summary = f"token for {host} made, good for {int(ttl.total_seconds())} s"
 
         def record(tx: Transaction) -> None:
+            enrollment.next_generation(tx, host)
             tx.put_token(token)
             tx.append(Entry("enrollment.token", operator, now, summary, host=host, data=data))
 
-        await self._store.run(record)
+        try:
+            await self._store.run(record)
+        except PolicyError as error:
+            refusal = {"reason": error.reason, "told_by": "controller"}
+            refused = Entry(
+                "enrollment.refused", operator, now, f"no token for {host}: {error}", host=host, data=refusal
+            )
+            await self._store.run(lambda tx: tx.append(refused))
+            raise
         return text, token
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fireline_agent import __version__
+from fireline_wire.token import JoinToken
 from tests.integration.agent.agents import ROOT, Agent, agent
 
 PROGRAM = (sys.executable, "-m", "fireline_agent.main")
@@ -73,6 +74,29 @@ def test_a_host_that_has_not_joined_is_told_how(tmp_path: Path) -> None:
 
     assert found.returncode == 2
     assert "this host has not joined; run `fireline-agent join --token TOKEN`" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "words"),
+    [
+        ("fl1.cut", 4, "the enrolment token was cut or altered: copy it whole\n"),
+        ("hello", 4, "that is no enrolment token: wanted one word that begins with fl1.\n"),
+        ("", 1, "127.0.0.1:1 refused the connection: is `fireline serve` running there?\n"),
+    ],
+)
+def test_a_host_that_does_not_join_says_whether_it_was_turned_away(
+    tmp_path: Path, token: str, status: int, words: str
+) -> None:
+    """Exit 4 for a refusal, 1 for what may work later; a token that is none leaves no folder behind."""
+    path = tmp_path / "agent.toml"
+    path.write_text(f'state = "{tmp_path}/state"\n')
+
+    found = _run(
+        "join", "--config", str(path), "--token", token or JoinToken("web1", "127.0.0.1:1", "0" * 64, "s").text
+    )
+
+    assert (found.returncode, found.stderr) == (status, f"fireline-agent: {words}")
+    assert (tmp_path / "state").exists() == (not token)
 
 
 async def test_a_second_agent_on_the_port_is_an_error(tmp_path: Path) -> None:
