@@ -186,7 +186,7 @@ def settings_page() -> str:
             "## The controller: `fireline.toml` in the state folder\n",
             "A key `listen.enrollment` is `enrollment` in the table `[listen]`. The environment wins over the file, "
             "and a command's own options win over both; `fireline config show` says what is set and where from. "
-            "An unknown key is refused with the nearest right one. A list is set in the file only.\n",
+            "An unknown key is refused with the nearest right one. In the environment a list is separated by commas.\n",
             table(("key", "environment", "default", "meaning"), rows),
             f"`[groups]`: {groups}.\n",
             "## The agent: `/etc/fireline/agent.toml`\n",
@@ -201,7 +201,7 @@ def settings_page() -> str:
 
 
 def _variable(origin: Origin) -> str:
-    return "" if isinstance(origin.value, tuple) else code(f"FIRELINE_{origin.key.replace('.', '_').upper()}")
+    return code(f"FIRELINE_{origin.key.replace('.', '_').upper()}")
 
 
 def _first_line(kind: type) -> str:

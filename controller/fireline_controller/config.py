@@ -93,12 +93,12 @@ def load(file: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     """
     document = _read(file)
     for section, key, name in _names():
-        if name in environment:
-            document.setdefault(section, {})[key] = environment[name]
+        if name in environment and isinstance(document.setdefault(section, {}), dict):
+            document[section][key] = _from_variable(section, key, environment[name])
     try:
         return Settings.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(f"{file}: {_explain(error)}") from None
+        raise ConfigError(_explain(error, file, environment)) from None
 
 
 def origins(file: Path, environment: Mapping[str, str] = os.environ) -> Iterator[Origin]:
@@ -137,12 +137,20 @@ def _names() -> Iterator[tuple[str, str, str]]:
                 yield section, key, f"FIRELINE_{section}_{key}".upper()
 
 
-def _explain(error: ValidationError) -> str:
+def _from_variable(section: str, key: str, text: str) -> str | list[str]:
+    if not isinstance(getattr(getattr(Settings(), section), key), tuple):
+        return text
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _explain(error: ValidationError, file: Path, environment: Mapping[str, str]) -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        return f"{where}: {problem['msg']}, found {problem['input']!r}"
+        variable = next((name for section, key, name in _names() if (section, key) == problem["loc"][:2]), "")
+        place = f"{variable} ({where})" if variable in environment else f"{file}: {where}"
+        return f"{place}: {problem['msg']}, found {problem['input']!r}"
     known = [*(f"{section}.{key}" for section, key, _ in _names()), *Settings.model_fields]
     near = difflib.get_close_matches(where, known, 1, 0.5)
     hint = f"; the nearest right one is {near[0]}" if near else ""
-    return f"unknown key {where}{hint}"
+    return f"{file}: unknown key {where}{hint}"

@@ -6,13 +6,18 @@ making certificates (the controller's pki), TLS itself (tls) and what a role may
 
 import hashlib
 from datetime import datetime
+from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fireline_wire.identity import Identity
+
+# How the library says that one certificate did not sign the other: names, key kinds, algorithms or signature differ.
+_UNVERIFIED: Final = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm)
+_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 
 
 class ChainError(ValueError):
@@ -25,10 +30,12 @@ def certificates(chain_pem: bytes) -> list[x509.Certificate]:
     Raises:
         ChainError: there is none, or one of them is malformed.
     """
+    if _BEGIN not in chain_pem:
+        raise ChainError(f"no certificate chain in PEM: wanted a line {_BEGIN.decode()}, found none")
     try:
         return x509.load_pem_x509_certificates(chain_pem)
-    except ValueError as error:
-        raise ChainError(f"no certificate chain in PEM: {error}") from None
+    except (ValueError, x509.InvalidVersion):
+        raise ChainError("no certificate chain in PEM: a certificate in it was cut or altered") from None
 
 
 def verify_chain(leaf_pem: bytes, ca_pem: bytes, *, at: datetime) -> Identity:
@@ -53,13 +60,13 @@ def require_issued_by(leaf: x509.Certificate, authority: x509.Certificate) -> No
     try:
         is_authority = authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         authority.verify_directly_issued_by(authority)
-    except (x509.ExtensionNotFound, ValueError, TypeError, InvalidSignature):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, *_UNVERIFIED):
         is_authority = False
     if not is_authority:
         raise ChainError(f"certificate {serial_hex(authority)} is not an authority's own")
     try:
         leaf.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except _UNVERIFIED:
         raise ChainError(
             f"certificate {serial_hex(leaf)} is not signed by the authority {fingerprint(authority)[:16]}"
         ) from None
@@ -85,14 +92,28 @@ def identity_of(certificate: x509.Certificate) -> Identity:
     Raises:
         ChainError: it carries none, or more than one URI.
     """
+    uris = _uris(certificate)
+    if len(uris) != 1:
+        raise ChainError(
+            f"certificate {serial_hex(certificate)} does not carry one Fireline identity: wanted one URI,"
+            f" found {len(uris)}"
+        )
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
-        return Identity.parse(uri)
-    except (x509.ExtensionNotFound, ValueError) as error:
+        return Identity.parse(uris[0])
+    except ValueError as error:
         raise ChainError(
             f"certificate {serial_hex(certificate)} does not carry one Fireline identity: {error}"
         ) from None
+
+
+def _uris(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm):
+        raise ChainError(f"certificate {serial_hex(certificate)} has extensions that can't be read") from None
+    return names.get_values_for_type(x509.UniformResourceIdentifier)
 
 
 def public_key_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> EllipticCurvePublicKey:
@@ -101,7 +122,10 @@ def public_key_of(certificate: x509.Certificate | x509.CertificateSigningRequest
     Raises:
         ChainError: its key is of another kind; gRPC's TLS client takes no Ed25519, and we need no other.
     """
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise ChainError("the key can't be read, wanted ECDSA P-256") from None
     if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
         raise ChainError(f"the key is {type(key).__name__.strip('_')}, wanted ECDSA P-256")
     return key

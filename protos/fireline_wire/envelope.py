@@ -64,8 +64,8 @@ def _parse(envelope: bytes) -> Envelope:
         # from_dict decodes in place, so the document for the comparison is parsed a second time.
         parsed = Envelope.from_dict(json.loads(envelope))
         canonical = _canonical(parsed.to_dict())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, VerificationError) as error:
-        raise EnvelopeError(f"no DSSE envelope: {type(error).__name__}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, VerificationError):
+        raise EnvelopeError("no DSSE envelope: wanted a JSON object with payload, type and signatures") from None
     if canonical != envelope:
         raise EnvelopeError("envelope is not in its one written form: a byte of it was changed")
     return parsed

@@ -48,6 +48,34 @@ def test_wrong_value_is_refused_with_what_was_found(tmp_path: Path) -> None:
         config.load(file, {})
 
 
+def test_a_wrong_value_from_the_environment_names_the_variable(tmp_path: Path) -> None:
+    """The file is not to blame for it, and what is wrong in the file is not the environment's."""
+    file = tmp_path / "fireline.toml"
+    environment = {"FIRELINE_FANOUT_CONCURRENCY": "abc"}
+
+    with pytest.raises(ConfigError, match=r"^FIRELINE_FANOUT_CONCURRENCY \(fanout\.concurrency\): .*, found 'abc'$"):
+        config.load(file, environment)
+    file.write_text("[fanout]\nidle_s = 0\n")
+    with pytest.raises(ConfigError, match=r"fireline\.toml: fanout\.idle_s: .*greater than 0, found 0$"):
+        config.load(file, {"FIRELINE_FANOUT_CONCURRENCY": "9"})
+    file.write_text("fanout = 3\n")
+    with pytest.raises(ConfigError, match=r"fireline\.toml: fanout: .*, found 3$"):
+        config.load(file, environment)
+
+
+def test_a_list_in_the_environment_is_separated_by_commas(tmp_path: Path) -> None:
+    """As in the file; an empty variable is an empty list."""
+    file = tmp_path / "fireline.toml"
+    file.write_text('[evidence]\ncritical_services = ["name:web*"]\n')
+    name = "FIRELINE_EVIDENCE_CRITICAL_SERVICES"
+
+    assert config.load(file, {name: "compose:postgres, name:gitea*"}).evidence.critical_services == (
+        "compose:postgres",
+        "name:gitea*",
+    )
+    assert config.load(file, {name: ""}).evidence.critical_services == ()
+
+
 def test_broken_file_is_named(tmp_path: Path) -> None:
     """A file that is no TOML is refused with its path and the line."""
     file = tmp_path / "fireline.toml"

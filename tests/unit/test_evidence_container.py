@@ -393,6 +393,29 @@ def test_i8_a_size_that_is_not_there_is_refused(exported: Exported, tmp_path: Pa
         assert found == f"{name}: the file ends in the middle of it, {size - 600} bytes too early"
 
 
+# What parsers of certificates, keys, JSON and base64 say in their own words.
+FOREIGN = re.compile(r"asn1|ParseError|https?:|<ObjectIdentifier|PEM file|Error\b|unpack|Expecting|cryptography")
+
+
+@pytest.mark.parametrize("part", ["host-chain.pem", "receipt.dsse.json"])
+def test_a_flipped_bit_in_a_certificate_is_told_in_our_own_words(exported: Exported, part: str) -> None:
+    """I7: in each byte: the entry is named, and what is wrong with it, never what a library says of it."""
+    signed = {info.name.partition("/")[2]: data for info, data in entries(exported.small)}
+    said = set()
+    for place in range(0, len(signed[part]), 3):
+        flipped = bytearray(signed[part])
+        flipped[place] ^= 1 << place % 8
+        parts = signed | {part: bytes(flipped)}
+        try:  # what stands behind the host's own certificate in its chain is for the seal to find
+            check(parts["manifest.dsse.json"], parts["receipt.dsse.json"], parts["host-chain.pem"], exported.ca_pem)
+        except EvidenceError as error:
+            said.add(str(error))
+
+    assert len(said) > 4
+    assert [words for words in said if FOREIGN.search(words)] == []
+    assert {words.partition(": ")[0] for words in said} <= {part, "manifest.dsse.json"}
+
+
 def test_i8_endless_entries_end_the_look(exported: Exported, tmp_path: Path) -> None:
     """I8: after a hundred problems nothing more is read."""
     forged = b"".join(tar.header(f"junk-{n}", 0) for n in range(5000)) + tar.END
@@ -438,7 +461,7 @@ async def test_what_does_not_verify_is_not_imported(exported: Exported, tmp_path
     path.write_bytes(exported.container[:-1] + b"x")
     elsewhere = Site.make(tmp_path / "elsewhere")
 
-    with pytest.raises(EvidenceError, match=r"a.fireline is not imported, 1 problems: the block at byte \d+"):
+    with pytest.raises(EvidenceError, match=r"^it does not verify, 1 problem: the block at byte \d+"):
         await import_container(path, exported.ca_pem, elsewhere.vault)
     elsewhere.vault.close()
 

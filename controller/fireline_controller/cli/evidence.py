@@ -34,6 +34,7 @@ _PART_BYTES = 1 << 20
 _LIST_HELP = options.manual(
     "List sealed evidence, the newest first.",
     examples=("fireline evidence list", "fireline evidence list -i INC-20260102-030405 --host web1"),
+    exits="Exit status: 0 listed, also when there is none; 3 no such incident.",
 )
 
 
@@ -166,8 +167,12 @@ def verify(
 
 
 def _verify_file(file: Path, ca: Path, json: bool) -> int:
+    import warnings
+
     from fireline_controller import vault
 
+    # A flipped bit may make it negative. What is printed says more of that certificate.
+    warnings.filterwarnings("ignore", "Parsed a serial number")
     for path in (file, ca):
         if not path.is_file():
             session.fail(f"{path}: no such file", session.USAGE)
@@ -272,12 +277,24 @@ def import_file(
 ) -> None:
     """Import an exported file."""
     place = session.folder(state)
-    authority = (ca or place / "keys" / "ca.pem").read_bytes()
-    session.run(place, lambda control: _import(control, file, authority, json))
+    authority = ca or place / "keys" / "ca.pem"
+    if not authority.is_file():
+        session.fail(f"{authority}: no such file", session.USAGE)
+    session.run(place, lambda control: _import(control, file, authority.read_bytes(), json))
 
 
 async def _import(control: "ControlStub", file: Path, authority: bytes, json: bool) -> int:
-    reply = await control.ImportEvidence(_parts(file, authority))
+    import grpc
+
+    from fireline_wire import status
+
+    try:
+        reply = await control.ImportEvidence(_parts(file, authority))
+    except grpc.aio.AioRpcError as error:
+        refusal = status.from_error(error)
+        if refusal is None or refusal.reason != "tampered":
+            raise
+        session.fail(f"{file} is not imported: {output.printable(refusal.message)}", session.SOME_NOT_OK)
     if json:
         output.print_json({"evidence": [record_document(e) for e in reply.evidence]})
     else:

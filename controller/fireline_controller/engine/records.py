@@ -51,8 +51,12 @@ class Records:
         self._now = now
 
     async def list(self, *, incident_id: str, host: str) -> Sequence[Evidence]:
-        """Sealed captures, the newest first."""
-        return await self._store.read(lambda tx: tx.evidence_list(incident_id=incident_id, host=host))
+        """Sealed captures, the newest first.
+
+        Raises:
+            NotFound: neither an incident nor imported evidence has this id.
+        """
+        return await self._store.read(lambda tx: _listed(tx, incident_id, host))
 
     async def show(self, evidence_id: str, *, operator: str, reason: str) -> Shown:
         """The manifest and the receipt of sealed evidence.
@@ -173,6 +177,12 @@ def _custody(kind: str, evidence: Evidence, operator: str, now: datetime, summar
         host=evidence.host,
         data={"evidence": evidence.id, "manifest_sha256": evidence.manifest_sha256, "reason": reason},
     )
+
+
+def _listed(tx: Transaction, incident_id: str, host: str) -> Sequence[Evidence]:
+    if incident_id and not tx.evidence_list(incident_id=incident_id):
+        tx.incident(incident_id)  # it may have no evidence yet; imported evidence has no incident here
+    return tx.evidence_list(incident_id=incident_id, host=host)
 
 
 def _to_export(tx: Transaction, name: str) -> tuple[Sequence[Evidence], Sequence[Line]]:

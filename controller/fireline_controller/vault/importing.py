@@ -19,13 +19,13 @@ async def import_container(path: Path, ca_pem: bytes, vault: Vault) -> tuple[Evi
     Imported twice, nothing changes: the same heads come back.
 
     Raises:
-        EvidenceError: it does not verify; the message begins with the first problems.
+        EvidenceError: it does not verify; the message says how many problems there are, and the first of them.
         StoreError: it could not be kept.
     """
     report = await asyncio.to_thread(verify_container, path, ca_pem)
     if report.problems:
-        shown = "; ".join(report.problems[:3])
-        raise EvidenceError(f"{path.name} is not imported, {len(report.problems)} problems: {shown}")
+        count, shown = len(report.problems), "; ".join(report.problems[:3])
+        raise EvidenceError(f"it does not verify, {count} problem{'s' * (count != 1)}: {shown}")
     for evidence in report.evidence:
         await _keep(path, report, evidence, vault)
     return report.evidence

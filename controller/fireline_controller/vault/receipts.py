@@ -109,7 +109,7 @@ def _host(host_chain_pem: bytes, ca_pem: bytes, *, at: datetime) -> Identity:
     if not host_chain_pem.isascii():
         raise EvidenceError("host-chain.pem: it is no text: a byte of it was changed")
     try:
-        return statements.verify_chain(host_chain_pem, ca_pem, at=at)
+        return chain.verify_chain(host_chain_pem, ca_pem, at=at)
     except chain.ChainError as error:
         raise EvidenceError(f"host-chain.pem: {error}") from None
 
