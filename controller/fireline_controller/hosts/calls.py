@@ -1,16 +1,18 @@
 """Calls on a line, bytes to bytes: dial if need be, send, and make every failure a HostError with its reason."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Final
+from collections.abc import AsyncGenerator, Callable
+from typing import Final, TypeVar
 
 import grpc
 
 from fireline_controller.config import Fanout
 from fireline_controller.hosts import descriptors, failures
-from fireline_controller.hosts.channels import Line
+from fireline_controller.hosts.channels import Line, Session
 from fireline_controller.hosts.diagnosis import Prober, sanitised
 from fireline_controller.model import HostError
+
+_Answer = TypeVar("_Answer")
 
 # Of the time for a call, what the dial may take: the rest is for finding out why nothing answered.
 _DIAL_SHARE: Final = 0.75
@@ -44,6 +46,49 @@ class Caller:
         except asyncio.CancelledError:
             self._raise_if_cut()
             raise
+
+    async def ask(
+        self, line: Line, method: str, request: bytes, read: Callable[[bytes], _Answer], *, timeout_s: float
+    ) -> _Answer:
+        """Send a request on a session of the method, and read the answer; dial included, in this time.
+
+        A session carries one request at a time. When its answer did not come, or `read` took it for none, the session
+        is cancelled, so no late or unasked answer meets the next request; unread ones are held by flow control.
+
+        Raises:
+            HostError, ControllerExhausted: as HostClient says; and what `read` raises.
+        """
+        session = line.idle_session()
+        is_connected = session is not None or line.is_ready()
+        if not is_connected:
+            timeout_s -= await self._connect(line, timeout_s)
+            is_connected = line.is_ready()
+        session = session or line.session(method)
+        is_answered = False
+        try:
+            answer = read(await self._exchange(session, request, timeout_s))
+            is_answered = True
+        except grpc.aio.AioRpcError as error:
+            raise await self._failure(line, error, is_connected=is_connected) from None
+        finally:
+            if not is_answered:
+                session.cancel()
+        line.keep(session)
+        return answer
+
+    async def _exchange(self, session: Session, request: bytes, timeout_s: float) -> bytes:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await session.write(request)
+                answer = await session.read()
+        except TimeoutError:
+            raise failures.slow(self._host) from None
+        except asyncio.CancelledError:
+            self._raise_if_cut()
+            raise
+        if not isinstance(answer, bytes):
+            raise failures.broken(self._host, "its agent is stopping")
+        return answer
 
     async def stream(
         self, line: Line, method: str, request: bytes, *, idle_s: float | None
