@@ -21,7 +21,7 @@ import uvloop
 from fireline_controller import enrollment, pki, presence, state
 from fireline_controller.control import ControlService, Tokens
 from fireline_controller.engine import Engine
-from fireline_controller.hosts import Fleet, raise_descriptor_limit
+from fireline_controller.hosts import Fleet, raise_descriptor_limit, tune_collector
 from fireline_controller.model import ConfigError, Host
 from fireline_controller.store import Store, StoredChunks
 from fireline_controller.vault import Vault
@@ -122,6 +122,7 @@ class _Watches:
 async def _controller(folder: Path) -> AsyncIterator[Controller]:
     opened = state.open_state(folder)
     store = opened.open_store()
+    tune_collector()
     try:
         controller = Controller(opened, store)
         try:

@@ -1,6 +1,6 @@
 /*
  * Stand-ins for agents, fast enough that the controller is what a bench measures: N listeners in one process, TLS 1.3
- * with client certificates demanded, and either a canned gRPC unary reply for any path (HTTP/2) or a byte echo.
+ * with client certificates demanded, and either Host.Session over HTTP/2, whatever path was called, or a byte echo.
  *
  *   fast_agents KEY CA CHAINS ADDRESSES grpc|echo MUTE_EVERY call|tls
  *
@@ -8,7 +8,9 @@
  * agent (0: none) accepts and then never answers: `call` keeps HTTP/2 alive and answers no call, `tls` not even the
  * handshake. Prints "ready" when all listen; ends when its standard input ends.
  *
- * It reads no header: every request is answered with PingReply {received_at, sent_at}. HPACK: RFC 7541; frames: RFC 9113.
+ * It reads no header: a frame of whole Asks, as a controller sends it, is answered with a frame of as many Answers
+ * {number, PingReply {received_at, sent_at}}, and a stream that the controller ends with trailers. HPACK: RFC 7541;
+ * frames: RFC 9113.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -48,6 +50,7 @@ typedef struct {
     int is_open, has_preface;
     Buffer in, out;
     size_t consumed;
+    uint32_t session; /* the stream whose headers were sent */
 } Peer;
 
 static SSL_CTX *context;
@@ -87,39 +90,68 @@ static size_t varint(unsigned char *at, uint64_t value) {
     return len;
 }
 
-static void answer(Peer *peer, uint32_t stream) {
-    /* :status 200 is index 8 of the static table; content-type is name 31, value as it is; no dynamic table. */
-    static const unsigned char headers[] = "\x88\x0f\x10\x10" "application/grpc";
-    static const unsigned char trailers[] = "\x00\x0bgrpc-status\x01" "0";
-    unsigned char stamp[24], reply[64] = {0};
+static size_t reply(unsigned char *to, const unsigned char *number, size_t digits) {
+    unsigned char stamp[24], ping[64];
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    size_t len = 0, at = 5; /* after the five bytes of gRPC's own frame */
+    size_t len = 0, size = 0, at = 5; /* after the five bytes of gRPC's own frame */
     stamp[len++] = 0x08;
     len += varint(stamp + len, now.tv_sec);
     stamp[len++] = 0x10;
     len += varint(stamp + len, now.tv_nsec);
     for (int field = 1; field <= 2; field++) {
-        reply[at++] = field << 3 | 2;
-        reply[at++] = len;
-        memcpy(reply + at, stamp, len);
-        at += len;
+        ping[size++] = field << 3 | 2;
+        ping[size++] = len;
+        memcpy(ping + size, stamp, len);
+        size += len;
     }
-    reply[4] = at - 5;
-    frame(&peer->out, HEADERS, FLAG_END_HEADERS, stream, headers, sizeof headers - 1);
-    frame(&peer->out, DATA, 0, stream, reply, at);
-    frame(&peer->out, HEADERS, FLAG_END_HEADERS | FLAG_END_STREAM, stream, trailers, sizeof trailers - 1);
+    to[at++] = 1 << 3; /* Answer.number */
+    memcpy(to + at, number, digits);
+    at += digits;
+    to[at++] = 2 << 3 | 2; /* Answer.ping */
+    to[at++] = size;
+    memcpy(to + at, ping, size);
+    at += size;
+    memset(to, 0, 4);
+    to[4] = at - 5;
+    return at;
+}
+
+static void answer(Peer *peer, uint32_t stream, const unsigned char *payload, size_t len) {
+    /* :status 200 is index 8 of the static table; content-type is name 31, value as it is; no dynamic table. */
+    static const unsigned char headers[] = "\x88\x0f\x10\x10" "application/grpc";
+    unsigned char bytes[128];
+    size_t at = 0, digits;
+    if (peer->session != stream) frame(&peer->out, HEADERS, FLAG_END_HEADERS, stream, headers, sizeof headers - 1);
+    peer->session = stream;
+    while (len - at >= 7) { /* gRPC's five, then Ask.number: a tag and at most ten bytes, the last below 128 */
+        size_t size = payload[at + 1] << 24 | payload[at + 2] << 16 | payload[at + 3] << 8 | payload[at + 4];
+        for (digits = 1; digits < 10 && payload[at + 5 + digits] > 127; digits++) {}
+        frame(&peer->out, DATA, 0, stream, bytes, reply(bytes, payload + at + 6, digits));
+        at += 5 + size;
+        if (at > len) break;
+    }
+}
+
+static void give_back(Peer *peer, uint32_t stream, size_t len) {
+    uint32_t step;
+    if ((peer->consumed += len) < WINDOW_STEP) return;
+    step = htonl(peer->consumed);
+    frame(&peer->out, WINDOW_UPDATE, 0, 0, &step, 4);
+    frame(&peer->out, WINDOW_UPDATE, 0, stream, &step, 4);
+    peer->consumed = 0;
 }
 
 static void take(Peer *peer, int type, int flags, uint32_t stream, const unsigned char *payload, size_t len) {
+    static const unsigned char trailers[] = "\x00\x0bgrpc-status\x01" "0";
     if (type == SETTINGS && !(flags & FLAG_ACK)) frame(&peer->out, SETTINGS, FLAG_ACK, 0, "", 0);
     if (type == PING && !(flags & FLAG_ACK)) frame(&peer->out, PING, FLAG_ACK, 0, payload, len);
-    if (type == DATA && (peer->consumed += len) >= WINDOW_STEP) {
-        uint32_t step = htonl(peer->consumed);
-        frame(&peer->out, WINDOW_UPDATE, 0, 0, &step, 4);
-        peer->consumed = 0;
-    }
-    if ((type == DATA || type == HEADERS) && flags & FLAG_END_STREAM && peer->mute != MUTE_CALL) answer(peer, stream);
+    if (type != DATA) return;
+    give_back(peer, stream, len);
+    if (peer->mute == MUTE_CALL) return;
+    if (len) answer(peer, stream, payload, len);
+    if (flags & FLAG_END_STREAM)
+        frame(&peer->out, HEADERS, FLAG_END_HEADERS | FLAG_END_STREAM, stream, trailers, sizeof trailers - 1);
 }
 
 static int understand(Peer *peer) {

@@ -110,7 +110,7 @@ def compiled(folder: Path, name: str) -> Path:
 
 @contextmanager
 def stand_ins(grounds: Grounds, kind: str, *, mute_every: int = 0, mute_how: str = "call") -> Iterator[None]:
-    """Serve every address of the grounds: `grpc` answers any unary call with a PingReply, `echo` sends bytes back.
+    """Serve every address of the grounds: `grpc` answers the pings of a session, `echo` sends bytes back.
 
     With `mute_every` each so-many-th takes connections and never answers: no `call`, or not even `tls`.
     """

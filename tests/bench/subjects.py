@@ -4,7 +4,6 @@ FOLDER holds the grounds; the stand-ins, or the agents, already serve. A new sub
 """
 
 import asyncio
-import gc
 import json
 import sys
 import time
@@ -20,7 +19,7 @@ from fireline_controller.config import Fanout
 from fireline_controller.daemon import Controller
 from fireline_controller.engine import TargetSpec, Wish
 from fireline_controller.fanout import Budget, Limits, fan_out
-from fireline_controller.hosts import Fleet, raise_descriptor_limit
+from fireline_controller.hosts import Fleet, raise_descriptor_limit, tune_collector
 from fireline_controller.model import Host, HostOutcome, Outcome
 from tests.bench import evidence, floors, transfers
 from tests.bench.floors import Times
@@ -32,6 +31,7 @@ Once = Callable[[], Awaitable[tuple[HostOutcome, ...]]]
 async def fleet(grounds: Grounds, *, rounds: int, deadline_s: float = 30, cold_deadline_s: float = 30) -> Times:
     """The hosts' room and the fan-out: a no-op on every host, first over new connections, then over warm ones."""
     raise_descriptor_limit()
+    tune_collector()  # as a controller does when it starts
     credentials = grounds.controller()
     made = Fleet(lambda: credentials, settings=Fanout())
 
@@ -58,6 +58,7 @@ async def fleet(grounds: Grounds, *, rounds: int, deadline_s: float = 30, cold_d
 
 async def engine(grounds: Grounds, *, rounds: int) -> Times:
     """The whole controller: target, confirmation, journal and store around the fan-out, as `fireline host ping`."""
+    tune_collector()
     opened = state.open_state(grounds.folder / "state")
     store = opened.open_store()
     controller = Controller(opened, store)
@@ -80,7 +81,6 @@ async def timed(first: Once, once: Once, rounds: int) -> Times:
     began, cpu = time.perf_counter(), time.process_time()
     outcomes = await first()
     cold_s, cpu_cold_s = time.perf_counter() - began, time.process_time() - cpu
-    gc.freeze()
     warm, cpu = [], time.process_time()
     for _ in range(rounds):
         began = time.perf_counter()

@@ -210,12 +210,17 @@ LIES: dict[str, tuple[dict[str, Any], Callable[[HostClient], object], str]] = {
     "garbage for an answer": (
         {"garbage": b"\xff\xff\xff"},
         lambda c: c.ping(command(), timeout_s=5),
-        "it answered with bytes that are no PingReply",
+        "it answered with bytes that are no Answer",
     ),
     "garbage for an event": (
         {"garbage": b"\xff\xff\xff"},
         lambda c: c.capture(ORDER, idle_s=5),
         "it answered with bytes that are no CaptureEvent",
+    ),
+    "an empty answer": (
+        {"garbage": b""},
+        lambda c: c.ping(command(), timeout_s=5),
+        "it sent an answer that nobody asked for",
     ),
     "an empty event": ({"garbage": b""}, lambda c: c.capture(ORDER, idle_s=5), "a capture event of an unknown kind"),
     "another name": (
@@ -275,6 +280,61 @@ async def test_a_lying_host_fails_alone_and_by_name(agent: FakeAgent, client: Ho
     assert error.reason == "bad_data"
     assert str(error).startswith("web-1: ")
     assert message in str(error)
+
+
+async def test_pings_share_a_session_until_one_is_not_answered(agent: FakeAgent, client: HostClient) -> None:
+    """One stream for pings one after another; one that was given up on or refused ends its own, and no other."""
+    for _ in range(3):
+        await client.ping(command(), timeout_s=5)
+    assert agent.sessions == 1
+
+    agent.delay_s = 0.5
+    patient = asyncio.create_task(client.ping(command(), timeout_s=5))
+    await asyncio.sleep(0.1)
+    impatient = asyncio.create_task(client.ping(command(), timeout_s=5))
+    await asyncio.sleep(0.1)
+    impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+    assert (await patient).round_trip_ns > 0
+    agent.delay_s = 0
+    assert abs((await client.ping(command(), timeout_s=5)).offset_ns) < 10**8
+    assert agent.sessions == 2
+
+    agent.refusal = Refusal("busy", "try again")
+    await failure_of(client.ping(command(), timeout_s=5))
+    agent.refusal = None
+    await client.ping(command(), timeout_s=5)
+    assert agent.sessions == 3
+
+
+async def test_many_pings_at_once_leave_few_sessions(agent: FakeAgent, client: HostClient) -> None:
+    """Each has a session of its own, so none waits for another; four are kept."""
+    agent.delay_s = 0.3
+    began = time.monotonic()
+    await asyncio.gather(*(client.ping(command(f"op-{n}"), timeout_s=5) for n in range(20)))
+    assert time.monotonic() - began < 2
+    assert agent.sessions == 20
+
+    agent.delay_s = 0
+    await asyncio.gather(*(client.ping(command(f"op-{n}"), timeout_s=5) for n in range(5)))
+    assert agent.sessions == 21
+
+
+async def test_answers_that_nobody_asked_for_are_held_off(agent: FakeAgent, client: HostClient) -> None:
+    """Flow control keeps them on the host; the next ping meets the first of them, says so and ends the session."""
+    agent.answers_without_end = True
+    await client.ping(command("op-1"), timeout_s=5)
+    await asyncio.sleep(0.5)
+    before = agent.unasked
+    await asyncio.sleep(0.5)
+    assert agent.unasked == before, "the flood goes on"
+
+    error = await failure_of(client.ping(command("op-2"), timeout_s=5))
+    assert (error.reason, str(error)) == ("bad_data", "web-1: it sent an answer that nobody asked for")
+
+    agent.answers_without_end = False
+    await client.ping(command("op-3"), timeout_s=5)
 
 
 async def test_a_call_that_is_cut_off_says_so(agent: FakeAgent, client: HostClient, fleet: Fleet) -> None:

@@ -31,6 +31,11 @@ class FakeAgent:
     garbage: bytes | None = None
     clock_ahead_ns: int = 0
     collectors: tuple[str, ...] = ("clocks", "processes")
+    sessions: int = 0
+    """How many were opened."""
+    answers_without_end: bool = False
+    unasked: int = 0
+    """How many answers left that nobody asked for."""
     pause_s: float = 0
     """Between two events of a capture, and two chunks."""
     events_without_end: bool = False
@@ -68,7 +73,7 @@ class FakeAgent:
             return grpc.unary_unary_rpc_method_handler(self._answering(answer), request.FromString, None)
 
         host = {
-            "Ping": unary(host_pb2.PingRequest, self._ping),
+            "Session": grpc.stream_stream_rpc_method_handler(self._session, host_pb2.Ask.FromString, None),
             "Describe": unary(host_pb2.DescribeRequest, self._describe),
             "PrepareRenewal": unary(
                 host_pb2.PrepareRenewalRequest,
@@ -112,8 +117,16 @@ class FakeAgent:
         if refusal is not None:
             await status.abort(context, refusal)
 
-    def _ping(self, _: host_pb2.PingRequest) -> Message:
-        return host_pb2.PingReply(received_at=self._now(), sent_at=self._now())
+    async def _session(self, asks: AsyncIterator[host_pb2.Ask], context: Context) -> AsyncIterator[bytes]:
+        self.sessions += 1
+        async for ask in asks:
+            await self._before(ask.ping, context)
+            reply = host_pb2.PingReply(received_at=self._now(), sent_at=self._now())
+            answer = host_pb2.Answer(number=ask.number, ping=reply).SerializeToString()
+            yield self.garbage if self.garbage is not None else answer
+            while self.answers_without_end:
+                yield answer
+                self.unasked += 1
 
     def _describe(self, _: host_pb2.DescribeRequest) -> Message:
         return host_pb2.HostDescription(

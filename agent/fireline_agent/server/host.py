@@ -1,7 +1,8 @@
 """The Host service: what this host is, how its certificate and its deny-list are kept fresh, what happens on it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from fireline_agent.server.commands import Commands, checked, refuse_dry_run
 from fireline_agent.server.edge import Context, Places, streaming, unary
 from fireline_agent.server.events import Events, event, now
 from fireline_agent.server.keyring import Keyring
+from fireline_agent.server.sessions import Sessions
 from fireline_wire.guard import DenyList
 from fireline_wire.v1 import host_pb2, host_pb2_grpc
 
@@ -46,6 +48,7 @@ class HostService(host_pb2_grpc.HostServicer):
         events: Events,
         places: Places,
         watchers: Places,
+        sessions: Sessions,
     ) -> None:
         self._described = described
         self._keys = keys
@@ -55,9 +58,20 @@ class HostService(host_pb2_grpc.HostServicer):
         self._events = events
         self._places = places
         self._watchers = watchers
+        self._sessions = sessions
 
-    @unary
-    async def Ping(self, request: host_pb2.PingRequest, _context: Context) -> host_pb2.PingReply:
+    @streaming
+    async def Session(
+        self, asks: AsyncIterator[host_pb2.Ask], _context: Context
+    ) -> AsyncGenerator[host_pb2.Answer, None]:
+        """Short commands, one after another, until the caller or the agent ends it."""
+        async with aclosing(self._sessions.asks(asks)) as asked:
+            async for ask in asked:
+                if ask.WhichOneof("command") != "ping":
+                    raise RefusedError("invalid_request", "command: wanted ping, found none that this agent knows")
+                yield host_pb2.Answer(number=ask.number, ping=await self._ping(ask.ping))
+
+    async def _ping(self, request: host_pb2.PingRequest) -> host_pb2.PingReply:
         """Nothing, by the way of every command."""
         received = now()
         with self._places.taken():

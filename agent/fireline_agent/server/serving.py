@@ -27,6 +27,7 @@ from fireline_agent.server.events import Events
 from fireline_agent.server.host import Described, HostService
 from fireline_agent.server.keyring import Keyring
 from fireline_agent.server.orders import Terms
+from fireline_agent.server.sessions import Sessions
 from fireline_agent.server.transfer import Transfer
 from fireline_wire import tls
 from fireline_wire.guard import DenyList, RoleGuard
@@ -82,8 +83,9 @@ async def serve(
     with ExitStack() as stack:
         parts = _open(config, registry, stack)
         events = Events()
+        sessions = Sessions(Places("sessions", config.command_slots))
         async with asyncio.TaskGroup() as tasks:
-            capture, server = _build(parts, events, tasks)
+            capture, server = _build(parts, events, sessions, tasks)
             await capture.recover(parts.ledger.unfinished())
             async with _listening(server, parts) as address:
                 # What lives now lives for good: the collector need not look at it again.
@@ -94,6 +96,7 @@ async def serve(
                 await stop.wait()
                 events.tell(host_pb2.HostEvent.KIND_DRAINING)
                 await capture.drain(within_s=config.drain_s)
+                sessions.close()
                 expiring.cancel()
 
 
@@ -124,7 +127,9 @@ def _group_name(config: Config) -> str:
     return f"fireline-{state.st_dev:x}-{state.st_ino:x}"
 
 
-def _build(parts: Parts, events: Events, tasks: asyncio.TaskGroup) -> tuple[CaptureService, grpc.aio.Server]:
+def _build(
+    parts: Parts, events: Events, sessions: Sessions, tasks: asyncio.TaskGroup
+) -> tuple[CaptureService, grpc.aio.Server]:
     config = parts.config
     deny = DenyList(*parts.keys.held.denied)
     commands = Commands(parts.ledger, parts.control)
@@ -147,6 +152,7 @@ def _build(parts: Parts, events: Events, tasks: asyncio.TaskGroup) -> tuple[Capt
         events=events,
         places=places,
         watchers=Places("watching", config.command_slots),
+        sessions=sessions,
     )
     capture = CaptureService(
         Terms(config, parts.policy, parts.registry, parts.hierarchy, os.getpid()),

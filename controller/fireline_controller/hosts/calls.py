@@ -1,16 +1,18 @@
 """Calls on a line, bytes to bytes: dial if need be, send, and make every failure a HostError with its reason."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Final
+from collections.abc import AsyncGenerator, Callable
+from typing import Final, TypeVar
 
 import grpc
 
 from fireline_controller.config import Fanout
 from fireline_controller.hosts import descriptors, failures
-from fireline_controller.hosts.channels import Line
+from fireline_controller.hosts.channels import Line, Session
 from fireline_controller.hosts.diagnosis import Prober, sanitised
 from fireline_controller.model import HostError
+
+_Answer = TypeVar("_Answer")
 
 # Of the time for a call, what the dial may take: the rest is for finding out why nothing answered.
 _DIAL_SHARE: Final = 0.75
@@ -44,6 +46,70 @@ class Caller:
         except asyncio.CancelledError:
             self._raise_if_cut()
             raise
+
+    async def ask(
+        self, line: Line, method: str, request: bytes, read: Callable[[bytes], _Answer], *, timeout_s: float
+    ) -> _Answer:
+        """Send a request on a session of the method, and read the answer; dial included, in this time.
+
+        A session carries one request at a time. When its answer did not come, or `read` took it for none, the session
+        is cancelled, so no late or unasked answer meets the next request; unread ones are held by flow control.
+
+        Raises:
+            HostError, ControllerExhausted: as HostClient says; and what `read` raises.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        session = line.idle_session()
+        is_connected, is_answered = True, False
+        try:
+            if session is None:
+                is_connected = line.is_ready() or await self._dialled(line, timeout_s)
+                session = await self._opened(line.session(method), deadline)
+            answer = read(await self._exchange(session, request, deadline))
+            is_answered = True
+        except grpc.aio.AioRpcError as error:
+            raise await self._failure(line, error, is_connected=is_connected) from None
+        finally:
+            if session is not None and not is_answered:
+                session.cancel()
+        line.keep(session)
+        return answer
+
+    async def _dialled(self, line: Line, timeout_s: float) -> bool:
+        await self._connect(line, timeout_s)
+        return line.is_ready()
+
+    async def _opened(self, session: Session, deadline: float) -> Session:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await session.wait_for_connection()
+        except TimeoutError:
+            session.cancel()
+            raise failures.slow(self._host) from None
+        except asyncio.CancelledError:
+            session.cancel()
+            self._raise_if_cut()
+            raise
+        return session
+
+    async def _exchange(self, session: Session, request: bytes, deadline: float) -> bytes:
+        loop = asyncio.get_running_loop()
+        # A timer that cancels the session ends what waits for it, for a fifth of what asyncio.timeout costs. Only an
+        # open session's: one that is being opened would not wake up.
+        clock = loop.call_at(deadline, session.cancel)
+        try:
+            await session.write(request)
+            answer = await session.read()
+        except asyncio.CancelledError:
+            if not _is_cancelled() and loop.time() >= deadline:
+                raise failures.slow(self._host) from None
+            self._raise_if_cut()
+            raise
+        finally:
+            clock.cancel()
+        if not isinstance(answer, bytes):
+            raise failures.broken(self._host, "its agent is stopping")
+        return answer
 
     async def stream(
         self, line: Line, method: str, request: bytes, *, idle_s: float | None
@@ -103,6 +169,10 @@ class Caller:
 
     def _raise_if_cut(self) -> None:
         """gRPC says CancelledError also when the channel was closed under the call; then nobody cancelled this task."""
-        task = asyncio.current_task()
-        if task is not None and not task.cancelling():
+        if not _is_cancelled():
             raise failures.broken(self._host, "cut off by the controller") from None
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

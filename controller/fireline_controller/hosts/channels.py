@@ -19,6 +19,7 @@ from fireline_wire.identity import agent_dns
 # Quoted: they are generic in the stubs only.
 Unary: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 Stream: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
+Session: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
 
 # A dial that has taken this long waits for the network and not for our processor: its place goes to the next, so dead
 # hosts do not hold up the living.
@@ -28,6 +29,9 @@ _DIALS: Final = 128
 _EVIDENCE_DIALS: Final = 32
 # An evidence channel without a transfer for this long closes its connection.
 _BULK_IDLE_S: Final = 30.0
+
+# Sessions that a line keeps open while nobody asks anything: more than one only after several asked at once.
+_SESSIONS_KEPT: Final = 4
 
 _READY: Final = grpc.ChannelConnectivity.READY
 _FAILED: Final = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
@@ -98,6 +102,7 @@ class Line:
         self._channel: grpc.aio.Channel | None = None
         self._unary: dict[str, Unary] = {}
         self._streams: dict[str, Stream] = {}
+        self._idle: list[Session] = []
         self._dialling = asyncio.Lock()
 
     def is_ready(self) -> bool:
@@ -126,9 +131,29 @@ class Line:
         """The call of a method that answers with a stream, bytes to bytes, on a line that was connected."""
         return self._streams.get(method) or self._streams.setdefault(method, self._open().unary_stream(method))
 
+    def session(self, method: str) -> Session:
+        """Open a stream of requests and answers, bytes to bytes, on a line that was connected."""
+        return self._open().stream_stream(method)()
+
+    def idle_session(self) -> "Session | None":
+        """A session that was kept and still stands; it is the caller's alone until he keeps it again."""
+        while self._idle:
+            session = self._idle.pop()
+            if not session.done():
+                return session
+        return None
+
+    def keep(self, session: Session) -> None:
+        """Keep a session whose last request is answered for whoever asks next."""
+        if len(self._idle) < _SESSIONS_KEPT:
+            self._idle.append(session)
+        else:
+            session.cancel()
+
     async def close(self) -> None:
         """Cut the connection and every call on it."""
         channel, self._channel = self._channel, None
+        self._idle.clear()
         self._unary.clear()
         self._streams.clear()
         if channel is not None:

@@ -6,6 +6,7 @@ not (ControllerExhausted). Leaves to others: retries (engine) and what is believ
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -40,7 +41,7 @@ _EVENTS_BESIDE: Final = 16
 
 _HOST: Final = "/fireline_wire.v1.Host/"
 _CAPTURE: Final = "/fireline_wire.v1.Capture/"
-_PING: Final = _HOST + "Ping"
+_SESSION: Final = _HOST + "Session"
 
 
 class HostClient(Protocol):
@@ -90,17 +91,28 @@ class HostClient(Protocol):
         """Events while the connection lives; ends with Unreachable when the host is dead, frozen or cut off."""
 
 
+@dataclass(frozen=True)
+class AskedPing:
+    """A ping as it goes on the wire, and the number that its answer must carry."""
+
+    command: Command
+    number: int
+    request: bytes
+
+
 class PingEncoder:
     """Serialises the ping of a fan-out once, not once for each host."""
 
     def __init__(self) -> None:
-        self._last: tuple[Command, bytes] | None = None
+        self._last: AskedPing | None = None
 
-    def __call__(self, command: Command) -> bytes:
-        """The request's bytes; the same object for the same command object."""
-        if self._last is None or self._last[0] is not command:
-            self._last = (command, host_pb2.PingRequest(context=wire.context(command)).SerializeToString())
-        return self._last[1]
+    def __call__(self, command: Command) -> AskedPing:
+        """The request; the same object for the same command object."""
+        if self._last is None or self._last.command is not command:
+            number = self._last.number + 1 if self._last is not None else 1
+            ask = host_pb2.Ask(number=number, ping=host_pb2.PingRequest(context=wire.context(command)))
+            self._last = AskedPing(command, number, ask.SerializeToString())
+        return self._last
 
 
 class GrpcHost:
@@ -121,9 +133,16 @@ class GrpcHost:
 
     async def ping(self, command: Command, *, timeout_s: float) -> PingAnswer:
         """See HostClient."""
+        asked = self._encoder(command)
         clock = wire.Stopwatch()
-        data = await self._caller.unary(self._control, _PING, self._encoder(command), timeout_s=timeout_s)
-        return wire.ping_answer(self._parsed(host_pb2.PingReply, data), host=self._name, clock=clock)
+
+        def read(data: bytes) -> PingAnswer:
+            answer = self._parsed(host_pb2.Answer, data)
+            if answer.number != asked.number or not answer.HasField("ping"):
+                raise failures.bad_data(self._name, "it sent an answer that nobody asked for")
+            return wire.ping_answer(answer.ping, host=self._name, clock=clock)
+
+        return await self._caller.ask(self._control, _SESSION, asked.request, read, timeout_s=timeout_s)
 
     async def describe(self, *, timeout_s: float) -> HostDescription:
         """See HostClient."""

@@ -34,7 +34,7 @@ def connected(host: str, error: grpc.aio.AioRpcError) -> HostError:
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return broken(host, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return TimedOut(f"{host}: it is connected and gave no answer in time", reason=values.SLOW, retry_helps=True)
+        return slow(host)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return HostFailed(f"{host}: its agent does not know this call: it is older", reason="unimplemented")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -56,6 +56,11 @@ def flickering(host: str, how: str) -> Unreachable:
         reason=values.BROKEN,
         retry_helps=True,
     )
+
+
+def slow(host: str) -> TimedOut:
+    """A call on a standing connection was not answered in time."""
+    return TimedOut(f"{host}: it is connected and gave no answer in time", reason=values.SLOW, retry_helps=True)
 
 
 def silent(host: str, idle_s: float) -> TimedOut:

@@ -131,7 +131,8 @@ def _check_one_each(operation: Operation, outcomes: Sequence[HostOutcome]) -> No
 
 def _document(outcome: HostOutcome) -> dict[str, Any]:
     """The fields that are not as usual: most hosts end ok with little to say."""
-    said = {name: value for name, value in columns_of(outcome).items() if value != _USUAL[name]}
+    values = vars(outcome)  # not columns_of: it asks anew for the fields, and there may be thousands of outcomes
+    said = {name: values[name] for name, usual in _USUAL.items() if values[name] != usual}
     if outcome.findings:
         said["findings"] = [columns_of(f) for f in outcome.findings]
     return said

@@ -34,10 +34,10 @@ class HostStub(object):
         Args:
             channel: A grpc.Channel.
         """
-        self.Ping = channel.unary_unary(
-                '/fireline_wire.v1.Host/Ping',
-                request_serializer=fireline__wire_dot_v1_dot_host__pb2.PingRequest.SerializeToString,
-                response_deserializer=fireline__wire_dot_v1_dot_host__pb2.PingReply.FromString,
+        self.Session = channel.stream_stream(
+                '/fireline_wire.v1.Host/Session',
+                request_serializer=fireline__wire_dot_v1_dot_host__pb2.Ask.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_host__pb2.Answer.FromString,
                 _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/fireline_wire.v1.Host/Describe',
@@ -69,8 +69,11 @@ class HostStub(object):
 class HostServicer(object):
     """Missing associated documentation comment in .proto file."""
 
-    def Ping(self, request, context):
-        """A command that does nothing, by the way that every command takes: role, deny-list, policy, ledger.
+    def Session(self, request_iterator, context):
+        """Short commands, on a stream that stays open between them: half of what a call of its own would cost. The host
+        answers one ask after another, in their order. It ends the stream with a refusal where it refuses one, and
+        without where it stops. A caller who gives up on an answer cancels the stream, which ends the work, and opens
+        another for the next ask; who asks several things at once opens several.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,10 +119,10 @@ class HostServicer(object):
 
 def add_HostServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Ping': grpc.unary_unary_rpc_method_handler(
-                    servicer.Ping,
-                    request_deserializer=fireline__wire_dot_v1_dot_host__pb2.PingRequest.FromString,
-                    response_serializer=fireline__wire_dot_v1_dot_host__pb2.PingReply.SerializeToString,
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=fireline__wire_dot_v1_dot_host__pb2.Ask.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_host__pb2.Answer.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -158,7 +161,7 @@ class Host(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
-    def Ping(request,
+    def Session(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -168,12 +171,12 @@ class Host(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
-            '/fireline_wire.v1.Host/Ping',
-            fireline__wire_dot_v1_dot_host__pb2.PingRequest.SerializeToString,
-            fireline__wire_dot_v1_dot_host__pb2.PingReply.FromString,
+            '/fireline_wire.v1.Host/Session',
+            fireline__wire_dot_v1_dot_host__pb2.Ask.SerializeToString,
+            fireline__wire_dot_v1_dot_host__pb2.Answer.FromString,
             options,
             channel_credentials,
             insecure,

@@ -14,8 +14,12 @@ GRPC_VERSION: str
 
 class HostStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Ping: _aio.UnaryUnaryMultiCallable[_host_pb2.PingRequest, _host_pb2.PingReply]
-    """A command that does nothing, by the way that every command takes: role, deny-list, policy, ledger."""
+    Session: _aio.StreamStreamMultiCallable[_host_pb2.Ask, _host_pb2.Answer]
+    """Short commands, on a stream that stays open between them: half of what a call of its own would cost. The host
+    answers one ask after another, in their order. It ends the stream with a refusal where it refuses one, and
+    without where it stops. A caller who gives up on an answer cancels the stream, which ends the work, and opens
+    another for the next ask; who asks several things at once opens several.
+    """
     Describe: _aio.UnaryUnaryMultiCallable[_host_pb2.DescribeRequest, _host_pb2.HostDescription]
     """What the host is and what its agent can do here."""
     Watch: _aio.UnaryStreamMultiCallable[_host_pb2.WatchRequest, _host_pb2.HostEvent]
@@ -33,12 +37,16 @@ class HostStub:
 
 class HostServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
-    def Ping(
+    def Session(
         self,
-        request: _host_pb2.PingRequest,
-        context: _aio.ServicerContext[_host_pb2.PingRequest, _abc.Awaitable[_host_pb2.PingReply]],
-    ) -> _abc.Awaitable[_host_pb2.PingReply]:
-        """A command that does nothing, by the way that every command takes: role, deny-list, policy, ledger."""
+        request_iterator: _abc.AsyncIterator[_host_pb2.Ask],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_host_pb2.Ask], _abc.AsyncIterator[_host_pb2.Answer]],
+    ) -> _abc.AsyncIterator[_host_pb2.Answer]:
+        """Short commands, on a stream that stays open between them: half of what a call of its own would cost. The host
+        answers one ask after another, in their order. It ends the stream with a refusal where it refuses one, and
+        without where it stops. A caller who gives up on an answer cancels the stream, which ends the work, and opens
+        another for the next ask; who asks several things at once opens several.
+        """
 
     @_abc_1.abstractmethod
     def Describe(

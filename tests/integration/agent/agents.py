@@ -22,7 +22,7 @@ from fireline_wire.identity import agent_dns
 from fireline_wire.manifest import PAYLOAD_TYPE, Manifest
 from fireline_wire.status import Refusal, from_error
 from fireline_wire.tls import Credentials, channel_credentials
-from fireline_wire.v1 import capture_pb2, capture_pb2_grpc, common_pb2, host_pb2_grpc
+from fireline_wire.v1 import capture_pb2, capture_pb2_grpc, common_pb2, host_pb2, host_pb2_grpc
 from tests.fakes.fleet_keys import certified_agent
 
 HOST = "web-1"
@@ -137,6 +137,15 @@ class Controller:
     def captures(self) -> Any:
         """The Capture service."""
         return capture_pb2_grpc.CaptureStub(self.channel)
+
+    async def ping(self, request_id: str, *, fence_token: int = 0) -> host_pb2.PingReply:
+        """A ping on a session of its own."""
+        session = self.host.Session(timeout=10)
+        request = host_pb2.PingRequest(context=context(request_id, fence_token=fence_token))
+        await session.write(host_pb2.Ask(number=1, ping=request))
+        answer: host_pb2.Answer = await session.read()
+        session.cancel()
+        return answer.ping
 
     async def run(
         self, request: capture_pb2.CaptureRequest, *, timeout_s: float = 30

@@ -207,13 +207,49 @@ async def test_sigterm_seals_what_runs_and_refuses_what_is_new(tmp_path: Path) -
     assert events[-1].sealed.partial_reason == "the agent was told to stop"
 
 
+async def test_a_session_answers_in_order_and_ends_with_the_agent(tmp_path: Path) -> None:
+    """Asks wait their turn, whatever their numbers; an idle session holds up no stop, and ends without an error."""
+    async with agent(tmp_path) as a, a.controller() as controller:
+        session = controller.host.Session(timeout=20)
+        for number in (7, 3, 7):
+            ping = host_pb2.PingRequest(context=context(f"p{number}"))
+            await session.write(host_pb2.Ask(number=number, ping=ping))
+        answers = [await session.read() for _ in range(3)]
+        began = time.monotonic()
+        status = await a.stop()
+        took_s = time.monotonic() - began
+
+        assert await session.read() is grpc.aio.EOF
+    assert status == 0
+    assert [(answer.number, answer.ping.replayed) for answer in answers] == [(7, False), (3, False), (7, True)]
+    assert took_s < 1.5, "it waited for the session, until calls in work are cut"
+
+
+async def test_a_session_that_asks_amiss_is_ended_with_a_reason(tmp_path: Path) -> None:
+    """A command that the agent does not know, a context that does not fit, a session more than there are places."""
+    async with agent(tmp_path, command_slots=1) as a, a.controller() as controller:
+        session = controller.host.Session(timeout=20)
+        await session.write(host_pb2.Ask(number=1))
+        unknown = await refusal(session)
+        misfit = await refusal(controller.ping(""))
+        held = controller.host.Session(timeout=20)
+        await held.write(host_pb2.Ask(number=1, ping=host_pb2.PingRequest(context=context("p1"))))
+        await held.read()
+        busy = await refusal(controller.ping("p2"))
+        held.cancel()
+
+    assert (unknown.reason, unknown.message[:8]) == ("invalid_request", "command:")
+    assert (misfit.reason, misfit.message[:18]) == ("invalid_request", "context.request_id")
+    assert (busy.reason, busy.message) == ("busy", "this host has 1 places for sessions and all are taken")
+
+
 async def test_places_for_captures_are_refused_and_not_queued(tmp_path: Path) -> None:
     """I9: what has a place of its own still goes through while all captures' places are taken."""
     async with agent(tmp_path, capture_slots=1) as a, a.controller() as controller:
         running = controller.captures.Run(request("r1", "hang"))
         await _until_collecting(running, "hang")
         busy = await refusal(controller.captures.Run(request("r2", "well")))
-        await controller.host.Ping(host_pb2.PingRequest(context=context("p1")), timeout=5)
+        await controller.ping("p1")
         cancel = capture_pb2.CancelCaptureRequest(context=context("c1"), capture_request_id="r1")
         await controller.captures.Cancel(cancel)
         [_ async for _ in running]
@@ -236,12 +272,12 @@ async def test_ping_and_describe_tell_the_host(tmp_path: Path) -> None:
     """A repeat of a ping gets the first answer, also after a restart."""
     async with agent(tmp_path) as a:
         async with a.controller() as controller:
-            first = await controller.host.Ping(host_pb2.PingRequest(context=context("p1")))
+            first = await controller.ping("p1")
             described = await controller.host.Describe(host_pb2.DescribeRequest())
         await a.kill()
         await a.start()
         async with a.controller() as controller:
-            again = await controller.host.Ping(host_pb2.PingRequest(context=context("p1")))
+            again = await controller.ping("p1")
 
     assert not first.replayed
     assert again.replayed
@@ -322,7 +358,7 @@ async def test_only_a_controller_is_let_in(tmp_path: Path) -> None:
         for credentials in (a.authority.operator, other):
             async with a.controller(credentials) as peer:
                 with pytest.raises(grpc.aio.AioRpcError) as error:
-                    await peer.host.Ping(host_pb2.PingRequest(context=context("p1")), timeout=5)
+                    await peer.ping("p1")
                 assert error.value.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -339,7 +375,7 @@ async def test_a_certificate_is_renewed_while_the_agent_serves(tmp_path: Path) -
             stale = host_pb2.PrepareRenewalRequest(context=context("n3", fence_token=6))
             fenced = await refusal(controller.host.PrepareRenewal(stale))
             # Observing commands may overtake one another.
-            await controller.host.Ping(host_pb2.PingRequest(context=context("p1", fence_token=6)))
+            await controller.ping("p1", fence_token=6)
         async with a.controller() as controller:
             await controller.run(request("r1", "well"))
             manifest = await controller.manifest("r1")
