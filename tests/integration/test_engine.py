@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from fireline_controller import profiles
+from fireline_controller.engine import TargetSpec, Wish
 from fireline_controller.model import Outcome
 from fireline_wire.v1 import capture_pb2
 from tests.fakes.captures import artifact, noise
@@ -307,6 +309,23 @@ async def test_thousands_of_findings_are_told_in_part(three: Desk) -> None:
     assert [f.code for f in found["web1"].findings][:2] == ["grave", f"{0:0100}"]
     lines = await three.store.read(lambda tx: tx.lines())
     assert max(len(line.canonical) for line in lines) < 20_000
+
+
+async def test_what_a_profile_holds_is_on_record(three: Desk) -> None:
+    """I6: `mask_secrets: false` in a profile of one's own stands in the line of the order, with the whole's hash."""
+    (three.opened.folder / "profiles" / "bare.yaml").write_text(
+        "name: bare\ncollectors: [{name: clocks}, {name: processes, params: {mask_secrets: false}}]\n"
+    )
+    wish = Wish("alice", TargetSpec(("web2",)))
+    _ = [news async for news in three.engine.capture(wish, "bare")]
+
+    lines = await three.store.read(lambda tx: tx.lines())
+    (ordered,) = [line.entry.data for line in lines if line.entry.kind == "capture.ordered"]
+
+    assert ordered["profile"] == "bare"
+    assert ordered["params"] == {"processes": {"mask_secrets": False}}
+    assert ordered["profile_sha256"] == profiles.load("bare", folders=[three.opened.folder / "profiles"]).sha256
+    assert await three.problems() == []
 
 
 async def test_one_capture_a_request_across_retries(three: Desk) -> None:

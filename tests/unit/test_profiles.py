@@ -1,5 +1,6 @@
 """Profiles: what the built-in ones order, and what a wrong one is told."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -53,6 +54,25 @@ def test_params_are_json(name: str) -> None:
         assert json.loads(json.dumps(order.params)) == order.params
 
 
+def test_a_profiles_hash_is_over_all_that_it_orders() -> None:
+    """Anybody can compute it; one parameter more is another profile under the same name."""
+    plain = loader.parse("name: x\ncollectors: [{name: clocks}, {name: processes}]\n", file="p")
+    telling = loader.parse(
+        "name: x\ncollectors: [{name: clocks}, {name: processes, params: {mask_secrets: false}}]\n", file="p"
+    )
+    limits = {"cpu_percent": 0, "deadline_s": 0, "io_weight": 0, "memory_bytes": 0, "output_bytes": 0}
+    whole = {
+        "collectors": [{"limits": limits, "name": name, "params": {}} for name in ("clocks", "processes")],
+        "description": "",
+        "name": "x",
+    }
+
+    canonical = json.dumps(whole, separators=(",", ":"), sort_keys=True).encode()
+    assert plain.sha256 == hashlib.sha256(canonical).hexdigest()
+    assert telling.sha256 != plain.sha256
+    assert (plain.params, telling.params) == ({}, {"processes": {"mask_secrets": False}})
+
+
 def test_a_folders_profile_wins_over_the_built_in_one(tmp_path: Path) -> None:
     """A user's `initial.yaml` replaces the built-in one; other names stay known."""
     (tmp_path / "initial.yaml").write_text("name: initial\ncollectors:\n  - name: clocks\n    params: {a: [1, x]}\n")
@@ -89,6 +109,18 @@ BROKEN = {
     "name: x\ncollectors:\n  - name: dns\n    params: [1]\n": "p.yaml:4: params: wanted a mapping",
     "name: x\ncollectors:\n  - name: dns\n    params: {at: 2026-01-01}\n": (
         "p.yaml:4: params: '2026-01-01' is a YAML date: put it in quotes"
+    ),
+    "name: x\ncollectors:\n  - name: dns\n    params: {a: [.nan]}\n": (
+        "p.yaml:4: params: wanted a finite number below 2 to the 53rd; found nan"
+    ),
+    "name: x\ncollectors:\n  - name: dns\n    params: {a: 9007199254740993}\n": (
+        "p.yaml:4: params: wanted a finite number below 2 to the 53rd; found 9007199254740993"
+    ),
+    'name: x\ncollectors:\n  - name: dns\n    params: {a: "\\ud800"}\n': (
+        "p.yaml:4: params: wanted a text without lone surrogates; found '\\ud800'"
+    ),
+    'name: x\ndescription: "\\ud800"\ncollectors: [{name: dns}]\n': (
+        "p.yaml:2: description: wanted a text without lone surrogates; found '\\ud800'"
     ),
     "name: [1]\ncollectors:\n  - name: dns\n": "p.yaml:1: name: wanted text; found [",
     "name: x\nname: y\n": "p.yaml:2: name: given twice",

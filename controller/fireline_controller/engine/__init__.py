@@ -110,7 +110,7 @@ class Engine:
 
         incident_id = wish.incident_id or (chain[0].incident_id if chain else "")
         whole = replace(wish, incident_id=incident_id)
-        async for news in self.operations.run("capture", whole, work, profile=profile.name, commands_only=False):
+        async for news in self.operations.run("capture", whole, work, profile=profile, commands_only=False):
             yield news
 
     async def open_incident(self, severity: str, title: str, wish: Wish, profile_name: str) -> AsyncIterator[News]:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from fireline_controller import fanout
 from fireline_controller.model import Entry, HostOutcome, Operation, Outcome
+from fireline_controller.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ def counts(outcomes: Sequence[HostOutcome]) -> Mapping[str, int]:
     return dict(sorted(Counter(str(o.outcome) for o in outcomes).items()))
 
 
-def intent(operation: Operation, limits: fanout.Limits) -> Entry:
-    """What will be done, on record before the first host is called (I6)."""
+def intent(operation: Operation, limits: fanout.Limits, profile: Profile | None) -> Entry:
+    """What will be done, on record before the first host is called (I6); of a capture, also what its profile holds."""
+    content = {"profile_sha256": profile.sha256, "params": profile.params} if profile else {}
     count = len(operation.target.hosts)
     return replace(
         _of(operation),
@@ -41,6 +43,7 @@ def intent(operation: Operation, limits: fanout.Limits) -> Entry:
             "target_sha256": operation.target.sha256,
             "concurrency": limits.concurrency,
             "host_deadline_ms": round(limits.host_deadline_s * 1000),
+            **content,
         },
     )
 

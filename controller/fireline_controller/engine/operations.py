@@ -28,6 +28,7 @@ from fireline_controller.model import (
     PolicyError,
     Target,
 )
+from fireline_controller.profiles import Profile
 from fireline_controller.store import Store, Transaction
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class _Order:
     """All that is decided before an operation is on record, and where it is told and stopped."""
 
     operation: Operation
+    profile: Profile | None
     hosts: tuple[Host, ...]
     limits: fanout.Limits
     budget: fanout.Budget
@@ -104,7 +106,7 @@ class Operations:
         return len(target.hosts) > self._settings.fanout.confirm_above
 
     async def run(
-        self, kind: str, wish: Wish, work: Work, *, profile: str = "", commands_only: bool
+        self, kind: str, wish: Wish, work: Work, *, profile: Profile | None = None, commands_only: bool
     ) -> AsyncIterator[News]:
         """Run an operation and tell how it goes; the first news is `Started`, the last one `Finished`.
 
@@ -124,8 +126,8 @@ class Operations:
         self.require_confirmed(target, wish)
         limits = self._limits(wish, len(hosts), commands_only=commands_only)
         budget = fanout.Budget.parse(wish.max_fail, len(hosts))
-        operation = self._operation(kind, wish, target, profile)
-        order = _Order(operation, hosts, limits, budget, started_s)
+        operation = self._operation(kind, wish, target, profile.name if profile else "")
+        order = _Order(operation, profile, hosts, limits, budget, started_s)
         # From here on it is a task of its own: it goes on, to its record's end, when whoever asked hangs up.
         self._running[operation.id] = order.cancel
         task = asyncio.create_task(self._owned(order, work))
@@ -223,7 +225,7 @@ class Operations:
             _require_alone(tx, operation)
             fence = tx.next_fence_token()
             tx.put_operation(operation)
-            tx.append(entries.intent(operation, order.limits))
+            tx.append(entries.intent(operation, order.limits, order.profile))
             return fence, tx.head()
 
         fence, head = await self._store.run(record)

@@ -4,13 +4,15 @@ Leaves to others: which profile an operation uses (engine).
 """
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+import rfc8785
 import yaml
 
 from fireline_controller.model import ConfigError
@@ -82,6 +84,16 @@ class Profile:
     name: str
     description: str
     collectors: tuple[CollectorOrder, ...]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 over the whole profile as canonical JSON (RFC 8785): a name says little, a file may change."""
+        return hashlib.sha256(rfc8785.dumps(asdict(self))).hexdigest()
+
+    @property
+    def params(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the profile tells its collectors, by collector; those that are told nothing are left out."""
+        return {order.name: dict(order.params) for order in self.collectors if order.params}
 
 
 @dataclass(frozen=True)
@@ -225,8 +237,18 @@ def _json(node: yaml.Node, file: str) -> Any:
         return [_json(member, file) for member in node.value]
     value = _scalar(node)
     if value is None or isinstance(value, bool | int | float | str):
+        _require_exact(value, _place(node, file, "params"))
         return value
     raise _place(node, file, "params").error(f"{node.value!r} is a YAML {type(value).__name__}: put it in quotes")
+
+
+def _require_exact(value: float | str | None, place: _Place) -> None:
+    """A profile goes on record as canonical JSON, which has no number or text that readers could take differently."""
+    try:
+        rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError:
+        kind = "a text without lone surrogates" if isinstance(value, str) else "a finite number below 2 to the 53rd"
+        raise place.error(f"wanted {kind}; found {value!r}") from None
 
 
 def _limits(node: yaml.Node | None, file: str, defaults: CollectorLimits) -> CollectorLimits:
@@ -269,6 +291,7 @@ def _whole(node: yaml.Node, file: str, key: str, lowest: int, highest: int) -> i
 def _string(node: yaml.Node, file: str, key: str) -> str:
     value = _scalar(node)
     if isinstance(value, str) and value:
+        _require_exact(value, _place(node, file, key))
         return value
     raise _place(node, file, key).error(f"wanted text; found {node.value!r}")
 
