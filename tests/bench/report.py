@@ -50,8 +50,8 @@ class Report:
 def table(report: Report) -> str:
     """A report as text."""
     lines = [report.title]
-    lines += [f"  {f.name:<44}{f.median:>10.2f} {f.unit:<5} ({f.low:.2f} to {f.high:.2f})" for f in report.figures]
+    lines += [f"  {f.name:<54}{f.median:>10.2f} {f.unit:<5} ({f.low:.2f} to {f.high:.2f})" for f in report.figures]
     for ratio in report.ratios:
         goal = "no goal" if ratio.goal is None else f"goal {'≤' if ratio.at_most else '≥'} {ratio.goal:g}"
-        lines.append(f"  {ratio.name:<44}{ratio.value:>10.2f}       {goal}{'' if ratio.is_met else '  MISSED'}")
+        lines.append(f"  {ratio.name:<54}{ratio.value:>10.2f}       {goal}{'' if ratio.is_met else '  MISSED'}")
     return "\n".join(lines)

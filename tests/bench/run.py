@@ -104,6 +104,12 @@ def transfer(plan: Plan) -> Report:
             with laid(1) as grounds:  # a fresh one each, so that no evidence is there before
                 runs[name].append(_measure(name, grounds, total_bytes=plan.total_bytes))
     fast = {n: Figure.of(n, "MB/s", [r["total_bytes"] / r["wall_s"] / 1e6 for r in found]) for n, found in runs.items()}
+    cpu = [
+        Figure.of(
+            f"{n}, receiver's processor time for a GiB", "s", [r["cpu_s"] / r["total_bytes"] * 2**30 for r in found]
+        )
+        for n, found in runs.items()
+    ]
     grown = [
         Figure.of(f"{product}, memory of {end} grown", "MiB", [run[key] / 2**20 for run in runs[product]])
         for product, _, _ in _TRANSFERS
@@ -113,7 +119,7 @@ def transfer(plan: Plan) -> Report:
         Ratio(f"{product} / {floor}", fast[product].median / fast[floor].median, goal, at_most=False)
         for product, floor, goal in _TRANSFERS
     )
-    return Report(f"transfer of {plan.total_bytes >> 20} MiB", (*fast.values(), *grown), ratios)
+    return Report(f"transfer of {plan.total_bytes >> 20} MiB", (*fast.values(), *cpu, *grown), ratios)
 
 
 def rest(plan: Plan) -> Report:
