@@ -98,8 +98,9 @@ def _manifest(fleet: Fleet, evidence_id: str) -> dict[str, list[dict[str, str]]]
 
 def test_the_incident_is_on_record(fleet: Fleet) -> None:
     """Opening, each seal, a note and each look at evidence are lines; the journal verifies."""
-    document = fleet.json("incident", "open", "P2", "on record", "-t", "db1")
+    document = fleet.json("incident", "open", "P2", "on record", "-t", "role=db,env=prod", "--except", "web1")
     incident = document["incident"]
+    assert "by tester, target: role=db,env=prod except web1\n" in fleet.fireline("incident", "show", incident)
     fleet.fireline("incident", "note", incident, "looked at the disk first")
     fleet.json("evidence", "show", document["hosts"][0]["evidence_id"], "--reason", "triage")
 
