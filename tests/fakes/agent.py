@@ -178,10 +178,10 @@ class FakeAgent:
             for at in range(request.manifest_offset, len(manifest), self.chunk_bytes):
                 yield manifest[at : at + self.chunk_bytes]
             return
-        for chunk in request.chunks:
-            for index in range(chunk.first, chunk.first + chunk.count - self.chunks_missing):
-                yield self.chunk(chunk.artifact, index)
-                await asyncio.sleep(self.pause_s)
+        wanted = [(c.artifact, index) for c in request.chunks for index in range(c.first, c.first + c.count)]
+        for artifact, index in wanted[: len(wanted) - self.chunks_missing]:
+            yield self.chunk(artifact, index)
+            await asyncio.sleep(self.pause_s)
         while self.chunks_without_end:
             yield self.chunk("x", 0)
 
