@@ -263,7 +263,8 @@ class _Run:
             outcome = _timed(outcome, round((self._loop.time() - attempt.started) * 1000))
         self._failed += outcome.outcome is not Outcome.OK
         self._record(outcome)
-        self._go_on()
+        if self._waiting or not self._attempts:
+            self._go_on()
 
     def _record(self, outcome: HostOutcome) -> None:
         self._outcomes[outcome.host] = outcome

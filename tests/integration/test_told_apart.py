@@ -19,7 +19,7 @@ import pytest
 
 from fireline_controller import pki
 from fireline_controller.config import Fanout
-from fireline_controller.hosts import Fleet
+from fireline_controller.hosts import Fleet, HostClient
 from fireline_controller.model import Denied, Host, HostError, TimedOut, Unreachable
 from fireline_wire.tls import Credentials
 from tests.fakes import agent_process
@@ -239,3 +239,27 @@ async def test_a_killed_agent_is_noticed_at_once(world: World) -> None:
 
     assert caught.value.reason == "broken"
     assert noticed_s < 0.5
+
+
+async def test_pings_that_meet_a_dying_agent_are_broken_and_at_once(world: World) -> None:
+    """kill -9 under pings one after another: each says that the connection was lost, or what its new dial found."""
+    fleet = Fleet(lambda: world.ca.controller, settings=QUICK)
+    for _ in range(4):
+        with agent_process.serving(agent_credentials(world.ca)) as agent:
+            client = fleet.client(enrolled(agent.address))
+            pinging = [asyncio.create_task(_reason_of_the_first_that_fails(client)) for _ in range(6)]
+            await asyncio.sleep(0.2)
+            os.kill(agent.pid, signal.SIGKILL)
+            async with asyncio.timeout(1.5):
+                reasons = await asyncio.gather(*pinging)
+
+        assert set(reasons) <= {"broken", "refused"}
+    await fleet.close()
+
+
+async def _reason_of_the_first_that_fails(client: HostClient) -> str:
+    while True:
+        try:
+            await client.ping(command(), timeout_s=2)
+        except HostError as error:
+            return error.reason

@@ -64,7 +64,8 @@ class Caller:
         try:
             if session is None:
                 is_connected = line.is_ready() or await self._dialled(line, timeout_s)
-                session = await self._opened(line.session(method), deadline)
+                session = line.session(method)
+                await self._opened(session, deadline)
             answer = read(await self._exchange(session, request, deadline))
             is_answered = True
         except grpc.aio.AioRpcError as error:
@@ -79,18 +80,26 @@ class Caller:
         await self._connect(line, timeout_s)
         return line.is_ready()
 
-    async def _opened(self, session: Session, deadline: float) -> Session:
+    async def _opened(self, session: Session, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        # gRPC does not wake who waits for a stream to open when its connection dies just then: its end is watched too.
+        ended = loop.create_future()
+        session.add_done_callback(lambda _: None if ended.done() else ended.set_result(None))
+        opening = asyncio.ensure_future(session.wait_for_connection())
         try:
-            async with asyncio.timeout_at(deadline):
-                await session.wait_for_connection()
-        except TimeoutError:
-            session.cancel()
-            raise failures.slow(self._host) from None
+            await asyncio.wait({opening, ended}, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+            if opening.done():
+                await opening
+            if session.done():
+                await session.read()  # raises why
+                raise failures.broken(self._host, "its agent is stopping")
+            if not opening.done():
+                raise failures.slow(self._host)
         except asyncio.CancelledError:
-            session.cancel()
             self._raise_if_cut()
             raise
-        return session
+        finally:
+            opening.cancel()
 
     async def _exchange(self, session: Session, request: bytes, deadline: float) -> bytes:
         loop = asyncio.get_running_loop()
@@ -98,7 +107,7 @@ class Caller:
         # open session's: one that is being opened would not wake up.
         clock = loop.call_at(deadline, session.cancel)
         try:
-            await session.write(request)
+            await self._write(session, request)
             answer = await session.read()
         except asyncio.CancelledError:
             if not _is_cancelled() and loop.time() >= deadline:
@@ -110,6 +119,15 @@ class Caller:
         if not isinstance(answer, bytes):
             raise failures.broken(self._host, "its agent is stopping")
         return answer
+
+    async def _write(self, session: Session, request: bytes) -> None:
+        try:
+            await session.write(request)
+        except grpc.aio.AioRpcError as error:
+            # What gRPC says of a request that met the dying connection itself, before it knows why that dies.
+            if error.code() is grpc.StatusCode.INTERNAL and failures.refusal(self._host, error) is None:
+                raise failures.broken(self._host, "while it was asked") from None
+            raise
 
     async def stream(
         self, line: Line, method: str, request: bytes, *, idle_s: float | None
