@@ -119,18 +119,21 @@ def _sender(grounds: Grounds, total_bytes: int) -> Iterator[int]:
 
 
 def send(folder: Path, total_bytes: int) -> None:
-    """Serve one receiver: print the port, send the bytes, and wait until the other end closes."""
+    """Serve one receiver: print the port, send a file as an agent does, and wait until the other end closes."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(folder / "ca.pem"))
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_cert_chain(str(folder / "agent-0.pem"), str(folder / "agents.key"))
-    piece = os.urandom(CHUNK_BYTES)
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file, socket.create_server(("127.0.0.1", 0)) as server:
+        for _ in range(total_bytes // CHUNK_BYTES):
+            file.write(os.urandom(CHUNK_BYTES))
+        os.fsync(file.fileno())
+        file.seek(0)
         print(server.getsockname()[1], flush=True)
         plain, _ = server.accept()
         with context.wrap_socket(plain, server_side=True) as peer:
             peer.recv(2)
-            for _ in range(total_bytes // CHUNK_BYTES):
+            while piece := file.read(CHUNK_BYTES):
                 peer.sendall(piece)
             peer.recv(1)
 
