@@ -73,16 +73,6 @@ class Authority:
         """
         return self._issue(requested_key(csr_pem), agent_grant(host, generation), now, lifetime, generation)
 
-    def issue_operator(self, name: str, *, now: datetime, lifetime: timedelta) -> tuple[Credentials, Certificate]:
-        """Make a key and a certificate for an operator.
-
-        Raises:
-            ValueError: the name is not one.
-        """
-        key = new_key()
-        certificate = self._issue(key.public_key(), operator_grant(name), now, lifetime)
-        return Credentials(key_pem(key), self.chain_of(certificate), self.ca_pem), certificate
-
     def chain_of(self, certificate: Certificate) -> bytes:
         """The chain that the holder of a certificate serves, PEM."""
         return certificate.pem.encode() + self.ca_pem
