@@ -81,7 +81,13 @@ class Agent:
         """Send a signal and wait for the end; returns the exit status."""
         assert self.process is not None
         if self.process.returncode is None:
-            self.process.send_signal(number)
+            # Not `send_signal`: that looks first whether the process has ended, and takes its status from asyncio.
+            os.kill(self.process.pid, number)
+        return await self.end()
+
+    async def end(self) -> int:
+        """Wait until the agent has ended by itself; returns the exit status."""
+        assert self.process is not None
         _, rest = await self.process.communicate()
         self.log += [json.loads(line) for line in rest.splitlines() if line.startswith(b"{")]
         return await self.process.wait()

@@ -108,7 +108,7 @@ async def test_a_second_agent_on_the_port_is_an_error(tmp_path: Path) -> None:
         second.settings = {"listen": first.address}
         with pytest.raises(AssertionError, match="can't be listened on: taken, or not this host's"):
             await second.start()
-        assert await second.stop() == 2
+        assert await second.end() == 2
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
