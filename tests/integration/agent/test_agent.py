@@ -226,20 +226,26 @@ async def test_a_session_answers_in_order_and_ends_with_the_agent(tmp_path: Path
 
 
 async def test_a_session_that_asks_amiss_is_ended_with_a_reason(tmp_path: Path) -> None:
-    """A command that the agent does not know, a context that does not fit, a session more than there are places."""
-    async with agent(tmp_path, command_slots=1) as a, a.controller() as controller:
+    """A command that the agent does not know, and a context that does not fit."""
+    async with agent(tmp_path) as a, a.controller() as controller:
         session = controller.host.Session(timeout=20)
         await session.write(host_pb2.Ask(number=1))
         unknown = await refusal(session)
         misfit = await refusal(controller.ping(""))
+
+    assert (unknown.reason, unknown.message[:8]) == ("invalid_request", "command:")
+    assert (misfit.reason, misfit.message[:18]) == ("invalid_request", "context.request_id")
+
+
+async def test_a_session_more_than_there_are_places_is_refused(tmp_path: Path) -> None:
+    """It does not wait for one that may stay open for days."""
+    async with agent(tmp_path, command_slots=1) as a, a.controller() as controller:
         held = controller.host.Session(timeout=20)
         await held.write(host_pb2.Ask(number=1, ping=host_pb2.PingRequest(context=context("p1"))))
         await held.read()
         busy = await refusal(controller.ping("p2"))
         held.cancel()
 
-    assert (unknown.reason, unknown.message[:8]) == ("invalid_request", "command:")
-    assert (misfit.reason, misfit.message[:18]) == ("invalid_request", "context.request_id")
     assert (busy.reason, busy.message) == ("busy", "this host has 1 places for sessions and all are taken")
 
 
