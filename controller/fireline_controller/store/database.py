@@ -228,8 +228,8 @@ def _stamped(connection: Connection) -> str:
 
 def _migrate(connection: Connection) -> None:
     # Late: alembic takes longer to import than a command takes to run, and is needed once in a store's life.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic import command  # noqa: PLC0415  late: see above
+    from alembic.config import Config  # noqa: PLC0415  late: see above
 
     config = Config()
     config.set_main_option("script_location", "fireline_controller.store:migrations")
