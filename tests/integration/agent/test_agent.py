@@ -243,7 +243,8 @@ async def test_a_session_more_than_there_are_places_is_refused(tmp_path: Path) -
         held = controller.host.Session(timeout=20)
         await held.write(host_pb2.Ask(number=1, ping=host_pb2.PingRequest(context=context("p1"))))
         await held.read()
-        busy = await refusal(controller.ping("p2"))
+        # Nothing is asked on it: a request that meets the stream's end would hide why it ended.
+        busy = await refusal(controller.host.Session(timeout=10))
         held.cancel()
 
     assert (busy.reason, busy.message) == ("busy", "this host has 1 places for sessions and all are taken")
