@@ -32,6 +32,11 @@ _CODES: Final = {
     "not_found": code_pb2.NOT_FOUND,
     "tampered": code_pb2.DATA_LOSS,
     "store_failed": code_pb2.INTERNAL,
+    "unsupported": code_pb2.FAILED_PRECONDITION,
+    "lockout": code_pb2.FAILED_PRECONDITION,
+    "not_proved": code_pb2.ABORTED,
+    "approval_required": code_pb2.FAILED_PRECONDITION,
+    "superseded": code_pb2.ABORTED,
     "internal": code_pb2.INTERNAL,
 }
 

@@ -111,6 +111,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The answering program ran out of file descriptors."""
     ERROR_REASON_STORE_FAILED: _ErrorReason.ValueType  # 22
     """The controller's store could not be read or written."""
+    ERROR_REASON_UNSUPPORTED: _ErrorReason.ValueType  # 23
+    """This host's kernel or tools can't do it; the message names what is missing."""
+    ERROR_REASON_LOCKOUT: _ErrorReason.ValueType  # 24
+    """It would cut the caller itself off; nothing was done."""
+    ERROR_REASON_NOT_PROVED: _ErrorReason.ValueType  # 25
+    """What was done could not be proved, and is undone."""
+    ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 26
+    """Other operators must approve it first; the message names the request that they approve."""
+    ERROR_REASON_SUPERSEDED: _ErrorReason.ValueType  # 27
+    """A newer order took its place."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed: the reason of the google.rpc.ErrorInfo in its status, domain "fireline"."""
@@ -160,6 +170,16 @@ ERROR_REASON_FILE_DESCRIPTORS: ErrorReason.ValueType  # 21
 """The answering program ran out of file descriptors."""
 ERROR_REASON_STORE_FAILED: ErrorReason.ValueType  # 22
 """The controller's store could not be read or written."""
+ERROR_REASON_UNSUPPORTED: ErrorReason.ValueType  # 23
+"""This host's kernel or tools can't do it; the message names what is missing."""
+ERROR_REASON_LOCKOUT: ErrorReason.ValueType  # 24
+"""It would cut the caller itself off; nothing was done."""
+ERROR_REASON_NOT_PROVED: ErrorReason.ValueType  # 25
+"""What was done could not be proved, and is undone."""
+ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 26
+"""Other operators must approve it first; the message names the request that they approve."""
+ERROR_REASON_SUPERSEDED: ErrorReason.ValueType  # 27
+"""A newer order took its place."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -158,6 +158,7 @@ class HostDescription(_message.Message):
     DENY_LIST_VERSION_FIELD_NUMBER: _builtins.int
     FENCE_TOKEN_FIELD_NUMBER: _builtins.int
     SPOOL_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name in the agent's certificate."""
     agent_version: _builtins.str
@@ -172,6 +173,8 @@ class HostDescription(_message.Message):
     """The highest fence token that a command which changed this host has carried."""
     spool_free_bytes: _builtins.int
     """Free bytes where the agent spools evidence."""
+    isolation: _builtins.str
+    """How far this host can be isolated: "full", "without bridge hook", "not at all: nft is missing", …"""
     @_builtins.property
     def received_at(self) -> _timestamp_pb2.Timestamp:
         """The agent's clock when the request arrived and when the reply left."""
@@ -206,10 +209,11 @@ class HostDescription(_message.Message):
         deny_list_version: _builtins.int = ...,
         fence_token: _builtins.int = ...,
         spool_free_bytes: _builtins.int = ...,
+        isolation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_not_after", b"certificate_not_after", "received_at", b"received_at", "sent_at", b"sent_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "certificate_not_after", b"certificate_not_after", "cgroup", b"cgroup", "collectors", b"collectors", "deny_list_version", b"deny_list_version", "fence_token", b"fence_token", "kernel", b"kernel", "lacks", b"lacks", "machine_id", b"machine_id", "name", b"name", "operating_system", b"operating_system", "received_at", b"received_at", "sent_at", b"sent_at", "spool_free_bytes", b"spool_free_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "certificate_not_after", b"certificate_not_after", "cgroup", b"cgroup", "collectors", b"collectors", "deny_list_version", b"deny_list_version", "fence_token", b"fence_token", "isolation", b"isolation", "kernel", b"kernel", "lacks", b"lacks", "machine_id", b"machine_id", "name", b"name", "operating_system", b"operating_system", "received_at", b"received_at", "sent_at", b"sent_at", "spool_free_bytes", b"spool_free_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,6 +252,12 @@ class HostEvent(_message.Message):
         KIND_CERTIFICATE_RENEWED: HostEvent._Kind.ValueType  # 4
         KIND_DRAINING: HostEvent._Kind.ValueType  # 5
         """The agent was told to stop."""
+        KIND_ISOLATION_CHANGED: HostEvent._Kind.ValueType  # 6
+        """An isolation was armed, committed, released, or its lease ran out; the detail says which and of what."""
+        KIND_ISOLATION_DRIFT: HostEvent._Kind.ValueType  # 7
+        """Somebody changed the rules of an isolation, or the network around them; they were put back."""
+        KIND_ISOLATION_BROKEN: HostEvent._Kind.ValueType  # 8
+        """An isolation was ended on the console with its code."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: HostEvent.Kind.ValueType  # 0
@@ -258,6 +268,12 @@ class HostEvent(_message.Message):
     KIND_CERTIFICATE_RENEWED: HostEvent.Kind.ValueType  # 4
     KIND_DRAINING: HostEvent.Kind.ValueType  # 5
     """The agent was told to stop."""
+    KIND_ISOLATION_CHANGED: HostEvent.Kind.ValueType  # 6
+    """An isolation was armed, committed, released, or its lease ran out; the detail says which and of what."""
+    KIND_ISOLATION_DRIFT: HostEvent.Kind.ValueType  # 7
+    """Somebody changed the rules of an isolation, or the network around them; they were put back."""
+    KIND_ISOLATION_BROKEN: HostEvent.Kind.ValueType  # 8
+    """An isolation was ended on the console with its code."""
 
     AT_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
