@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import Table, create_engine
 
-from fireline_controller import model
+from fireline_controller import model, policy
 from fireline_controller.model import Entry, StoreError
 from fireline_controller.store import Store, database, schema
 
@@ -72,6 +72,7 @@ def _types_differ(context: Any, seen: Any, wanted: Any, seen_type: Any, wanted_t
         (schema.incidents, model.Incident),
         (schema.evidence, model.Evidence),
         (schema.chunks, model.ChunkPlace),
+        (schema.approvals, policy.Approval),
     ],
 )
 def test_a_table_has_a_column_for_each_field_of_its_value(table: Table, kind: type[Any]) -> None:
