@@ -1,0 +1,308 @@
+"""Two persons for one command, through a whole controller: asked, approved, spent, denied, expired, broken."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fireline_controller import pki
+from fireline_controller.engine import Engine, News, Started, TargetSpec, Wish
+from fireline_controller.engine.approvals import Permit
+from fireline_controller.engine.operations import Running
+from fireline_controller.model import ConfigError, Entry, Host, HostOutcome, Outcome, PolicyError, Target
+from fireline_controller.store import Transaction
+from fireline_wire import chain
+from tests.fakes.desk import Desk, desk, now
+
+ALL = Wish("alice", TargetSpec(("all",)), reason="drill")
+ONE_MORE = '[[rules]]\nactions = ["isolate", "operator"]\nabove = 1\n'
+GLASS = ONE_MORE + "break_glass = true\n"
+
+
+@pytest.fixture
+async def two(tmp_path: Path) -> AsyncIterator[Desk]:
+    """A controller with two hosts, and the operators alice, bob and carol; isolating both hosts needs two persons."""
+    async with desk(tmp_path / "state") as made:
+        for name in ("db1", "web1"):
+            await made.enrol(name)
+        for name in ("bob", "carol"):
+            await added(made.engine, name)
+        policy(made, ONE_MORE)
+        yield made
+
+
+def policy(made: Desk, text: str) -> None:
+    """Put this policy in force."""
+    (made.opened.folder / "policy.toml").write_text(text)
+
+
+async def added(engine: Engine, name: str) -> None:
+    """A further operator."""
+    _, signing_request = pki.new_request()
+    await engine.operators.add(name, signing_request, Wish("alice", TargetSpec()))
+
+
+async def isolated(made: Desk, wish: Wish = ALL, **parameters: object) -> Sequence[News]:
+    """An operation that needs leave as isolating does, and does nothing on the hosts."""
+
+    async def work(running: Running, host: Host) -> HostOutcome:
+        return HostOutcome(host.name, Outcome.OK)
+
+    async def ask(target: Target) -> Permit:
+        summary = f"isolate {len(target.hosts)} hosts: {target.folded}"
+        return await made.engine.approvals.require("isolate", target, parameters, wish, summary=summary)
+
+    run = made.engine.operations.run("ping", wish, work, commands_only=True, ask=ask)
+    return [news async for news in run]
+
+
+async def asked(made: Desk, wish: Wish = ALL, **parameters: object) -> str:
+    """The id of the request that the command makes, or waits for."""
+    with pytest.raises(PolicyError) as refused:
+        await isolated(made, wish, **parameters)
+    assert refused.value.reason == "approval_required", refused.value
+    return str(refused.value).partition("fireline approval approve ")[2].partition(";")[0]
+
+
+async def journaled(made: Desk, *kinds: str) -> list[Entry]:
+    """The journal's entries of these kinds."""
+    lines = await made.store.read(lambda tx: tx.lines())
+    return [line.entry for line in lines if line.entry.kind in kinds]
+
+
+async def decided(made: Desk, request: str, by: str, *, approves: bool = True, reason: str = "") -> None:
+    """An operator's word."""
+    await made.engine.approvals.decide(request, operator=by, approves=approves, reason=reason)
+
+
+async def expired(made: Desk, request: str) -> None:
+    """Wait until its time is over."""
+    async with asyncio.timeout(10):
+        while True:
+            if made.engine.approvals.standing(await made.engine.approvals.show(request)) == "expired":
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_a_command_that_needs_approval_says_all_that_is_to_be_done_next(two: Desk) -> None:
+    """The request, how many approvals by whom, until when, and the command; nothing is on record as an operation."""
+    with pytest.raises(PolicyError) as refused:
+        await isolated(two)
+
+    (request,) = await two.engine.approvals.newest(10)
+    assert str(refused.value) == (
+        "isolate 2 hosts: db1,web1: needs 1 approval by any other operator until"
+        f" {request.expires_at:%Y-%m-%d %H:%M:%S} UTC: fireline approval approve {request.id};"
+        " then repeat the same command"
+    )
+    assert await two.operations() == ()
+
+
+async def test_an_approved_command_passes_once(two: Desk) -> None:
+    """The same command spends the approval, in the transaction of its intent; the next one asks anew."""
+    request = await asked(two, scope="host")
+    await decided(two, request, "bob")
+
+    told = await isolated(two, scope="host")
+
+    (operation,) = await two.operations()
+    spent = await two.engine.approvals.show(request)
+    assert isinstance(told[0], Started)
+    assert (spent.ended, spent.used_by) == ("spent", operation.id)
+    lines = [line.entry for line in await two.store.read(lambda tx: tx.lines())]
+    kinds = [entry.kind for entry in lines]
+    intent = kinds.index("ping.ordered")
+    assert kinds[intent - 2 : intent + 2] == ["approval.asked", "approval.approved", "ping.ordered", "approval.spent"]
+    assert lines[intent + 1].operation_id == operation.id
+    assert await asked(two, scope="host") != request
+    assert await two.problems() == []
+
+
+@pytest.mark.parametrize(
+    ("wish", "parameters"),
+    [
+        (replace(ALL, operator="carol"), {"scope": "host"}),
+        (ALL, {"scope": "container:web"}),
+        (ALL, {"scope": "host", "allowances": ["198.18.0.9:22/tcp"]}),
+    ],
+)
+async def test_an_approval_is_for_one_command_of_one_operator(
+    two: Desk, wish: Wish, parameters: dict[str, object]
+) -> None:
+    """Another requester, another scope or one more allowance needs a request of its own."""
+    request = await asked(two, scope="host")
+    await decided(two, request, "bob")
+
+    assert await asked(two, wish, **parameters) != request
+
+
+async def test_an_approval_is_for_these_hosts(two: Desk) -> None:
+    """One host that has joined since makes it another command."""
+    request = await asked(two)
+    await decided(two, request, "bob")
+    await two.enrol("web2")
+
+    assert await asked(two) != request
+
+
+async def test_asking_twice_makes_one_request(two: Desk) -> None:
+    """Who waits and repeats the command finds the request that is there."""
+    assert await asked(two) == await asked(two)
+    assert len(await journaled(two, "approval.asked")) == 1
+
+
+async def test_an_operator_can_not_approve_the_own_request(two: Desk) -> None:
+    """Nor can anybody who is none, nor twice."""
+    request = await asked(two)
+
+    with pytest.raises(PolicyError, match=f"{request}: alice asked for it: somebody else must decide"):
+        await decided(two, request, "alice")
+    with pytest.raises(PolicyError, match="mallory has no say in it: it needs 1 approval by any other operator"):
+        await decided(two, request, "mallory")
+    await decided(two, request, "bob")
+    with pytest.raises(PolicyError, match="bob has approved it already"):
+        await decided(two, request, "bob")
+
+
+async def test_two_must_be_two(two: Desk) -> None:
+    """With one of two approvals it is said whose is there."""
+    policy(two, '[[rules]]\nactions = ["isolate"]\napprovals = 2\n')
+    request = await asked(two)
+    await decided(two, request, "bob")
+
+    with pytest.raises(PolicyError, match=r"needs 2 approvals by any other operator \(so far: bob\) until"):
+        await isolated(two)
+    await decided(two, request, "carol")
+    assert isinstance((await isolated(two))[0], Started)
+
+
+async def test_a_removed_operators_approval_does_not_count(two: Desk) -> None:
+    """What was approved and not used before the removal is as if it had not been said."""
+    request = await asked(two)
+    await decided(two, request, "bob")
+    policy(two, '[[rules]]\nactions = ["isolate"]\n')
+    await two.engine.operators.remove("bob", Wish("alice", TargetSpec(), reason="left"))
+
+    assert await asked(two) == request
+
+
+async def test_a_denial_ends_it(two: Desk) -> None:
+    """The requester hears by whom and why, and can't ask again at once."""
+    request = await asked(two)
+    await decided(two, request, "bob", approves=False, reason="the database restores")
+
+    with pytest.raises(PolicyError, match=rf"bob denied it \({request}\): the database restores; it can't be") as no:
+        await isolated(two)
+
+    assert no.value.reason == "policy_denied"
+    assert [e.data["reason"] for e in await journaled(two, "approval.denied")] == ["the database restores"]
+
+
+async def test_a_request_that_expired_unused_is_on_record_once(two: Desk) -> None:
+    """By whoever finds it; the command asks anew."""
+    policy(two, '[[rules]]\nactions = ["isolate"]\nexpires = "1s"\n')
+    request = await asked(two)
+    await expired(two, request)
+
+    with pytest.raises(PolicyError, match="it is expired since"):
+        await decided(two, request, "carol")
+    assert await asked(two) != request
+    assert [e.data["approval"] for e in await journaled(two, "approval.expired")] == [request]
+
+
+async def test_of_two_commands_at_once_one_spends_the_approval(two: Desk) -> None:
+    """One approval never serves two operations."""
+    await decided(two, await asked(two), "bob")
+
+    ends = await asyncio.gather(isolated(two), isolated(two), return_exceptions=True)
+
+    assert len([end for end in ends if isinstance(end, PolicyError)]) == 1
+    assert len(await two.operations()) == 1
+
+
+async def test_broken_glass_is_loud(two: Desk) -> None:
+    """The command passes at once; the warning leads the news, and the journal has a kind of line for it."""
+    policy(two, GLASS)
+
+    told = await isolated(two, replace(ALL, break_glass="nobody answers the phone"))
+
+    assert isinstance(told[0], Started)
+    assert told[0].warning == (
+        "glass broken by alice: isolate 2 hosts: db1,web1, against the policy (1 approval by any other operator):"
+        " nobody answers the phone"
+    )
+    (line,) = await journaled(two, "policy.broken_glass")
+    assert (line.operation_id, line.actor, line.summary) == (told[0].operation_id, "alice", told[0].warning)
+
+
+async def test_glass_that_the_policy_does_not_have_can_not_be_broken(two: Desk) -> None:
+    """The reason changes nothing, and no request is made."""
+    with pytest.raises(PolicyError, match="the policy does not allow to break the glass here: 1 approval by any"):
+        await isolated(two, replace(ALL, break_glass="hurry"))
+
+    assert await two.engine.approvals.newest(10) == ()
+
+
+async def test_no_glass_is_broken_where_nothing_needs_approval(two: Desk) -> None:
+    """One host is below the rule's number: the reason is not used, and nothing is loud."""
+    told = await isolated(two, replace(ALL, target=TargetSpec(("db1",)), break_glass="hurry"))
+
+    assert isinstance(told[0], Started)
+    assert told[0].warning == ""
+    assert await journaled(two, "policy.broken_glass") == []
+
+
+async def test_a_policy_with_a_mistake_lets_nothing_pass(two: Desk) -> None:
+    """Not even what no rule binds: which one does can't be told."""
+    policy(two, "[[rules]]\nactions = ['isolat']\n")
+
+    with pytest.raises(ConfigError, match=r"policy.toml: rules\[1\].actions: there is no action 'isolat'; did you me"):
+        await isolated(two, replace(ALL, target=TargetSpec(("db1",))))
+
+
+async def test_adding_an_operator_can_need_two_persons_too(two: Desk) -> None:
+    """Else whoever needs a second person could make one."""
+    with pytest.raises(PolicyError, match="add operator mallory: needs 1 approval by any other operator"):
+        await added(two.engine, "mallory")
+    (request,) = await two.engine.approvals.newest(1)
+    await decided(two, request.id, "carol")
+
+    await added(two.engine, "mallory")
+
+    assert [o.name for o in await two.engine.operators.all()] == ["alice", "bob", "carol", "mallory"]
+    assert (await two.engine.approvals.show(request.id)).used_by == "operator add mallory"
+
+
+async def test_a_controller_that_was_killed_remembers_what_was_approved(two: Desk) -> None:
+    """Requests are in the store: another process lets the command pass."""
+    await decided(two, await asked(two), "bob")
+
+    async with desk(two.opened.folder) as again:
+        await again.enrol("db1")
+        await again.enrol("web1")
+        assert isinstance((await isolated(again))[0], Started)
+
+
+async def test_an_operators_certificate_is_renewed_before_it_ends(two: Desk) -> None:
+    """Where its key is in the state folder, for that very key; a removed operator's is not renewed."""
+    keys = pki.OperatorKeys(two.authority.folder)
+    for name in ("dave", "erin"):
+        key, signing_request = pki.new_request()
+        old = two.authority.issue_operator(signing_request, name=name, now=now() - timedelta(days=70))
+        await two.store.run(partial(Transaction.put_certificate, certificate=old))
+        keys.keep(name, key, two.authority.chain_of(old))
+    await two.store.run(lambda tx: tx.revoke(old.serial, now()))
+    before = chain.certificates(keys.chain("dave"))[0]
+
+    assert await two.engine.operators.renew_due() == ["dave"]
+    assert await two.engine.operators.renew_due() == []
+
+    after = chain.certificates(keys.chain("dave"))[0]
+    assert chain.public_key_of(after) == chain.public_key_of(before)
+    assert after.not_valid_after_utc > now() + timedelta(days=80)
+    (dave,) = [o for o in await two.engine.operators.all() if o.name == "dave"]
+    assert dave.serial == chain.serial_hex(after)
