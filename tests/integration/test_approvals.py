@@ -277,6 +277,23 @@ async def test_adding_an_operator_can_need_two_persons_too(two: Desk) -> None:
     assert (await two.engine.approvals.show(request.id)).used_by == "operator add mallory"
 
 
+async def test_labels_can_not_be_changed_to_get_around_a_rule(two: Desk) -> None:
+    """Where a rule selects by label, changing it, or removing the host, needs two persons too."""
+    policy(two, '[[rules]]\nactions = ["isolate", "fleet"]\ntarget = "env!=dev"\n')
+    (db1, _) = await two.engine.hosts.all()
+
+    with pytest.raises(PolicyError, match="label db1: needs 1 approval by any other operator"):
+        await two.engine.hosts.label([db1], put={"env": "dev"}, drop=(), operator="alice", reason="")
+    with pytest.raises(PolicyError, match="remove host db1: needs 1 approval by any other operator"):
+        await two.engine.hosts.remove("db1", operator="alice", reason="")
+    _, labels = await two.engine.approvals.newest(2)
+    await decided(two, labels.id, "bob")
+    await two.engine.hosts.label([db1], put={"env": "dev"}, drop=(), operator="alice", reason="")
+
+    assert (await two.engine.approvals.show(labels.id)).used_by == "label db1"
+    assert (await two.engine.hosts.get("db1")).labels == {"env": "dev"}
+
+
 async def test_a_controller_that_was_killed_remembers_what_was_approved(two: Desk) -> None:
     """Requests are in the store: another process lets the command pass."""
     await decided(two, await asked(two), "bob")

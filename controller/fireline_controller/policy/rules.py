@@ -14,8 +14,9 @@ from fireline_controller.model import ConfigError, TargetError
 from fireline_controller.policy.values import Rule
 from fireline_wire.identity import is_name
 
-# What a rule can bind. `operator`: adding and removing operators, without which two persons are easily one.
-ACTIONS: Final = ("isolate", "release", "remediate", "failover", "operator")
+# What a rule can bind. `operator` and `fleet` guard the rules themselves: who could add operators alone would be two
+# persons, and who could change labels alone would choose which rules bind.
+ACTIONS: Final = ("isolate", "release", "remediate", "failover", "operator", "fleet")
 
 _DURATION: Final = re.compile(r"(\d{1,6})([smh])\Z")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours"}

@@ -15,7 +15,8 @@ from fireline_controller.model import Target
 class Rule:
     """Who must agree to what. It binds a command of these actions on more than `above` hosts that `target` selects."""
 
-    # What it binds: isolate, release, remediate, failover, and operator (adding and removing operators).
+    # What it binds: isolate, release, remediate, failover, operator (adding and removing them), fleet (changing labels
+    # and removing hosts).
     actions: tuple[str, ...]
     # A label selector, or `all`.
     target: str = "all"
