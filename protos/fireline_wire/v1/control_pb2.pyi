@@ -96,6 +96,366 @@ class CreateTokenReply(_message.Message):
 Global___CreateTokenReply: _TypeAlias = CreateTokenReply  # noqa: Y015
 
 @_typing.final
+class ListOperatorsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperatorsRequest: _TypeAlias = ListOperatorsRequest  # noqa: Y015
+
+@_typing.final
+class OperatorRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_SERIAL_HEX_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_NOT_AFTER_FIELD_NUMBER: _builtins.int
+    HAS_KEY_HERE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    certificate_serial_hex: _builtins.str
+    """Empty, and no time, for the operator that the controller was made with."""
+    has_key_here: _builtins.bool
+    """The key lies in the controller's state folder."""
+    @_builtins.property
+    def certificate_not_after(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        certificate_serial_hex: _builtins.str = ...,
+        certificate_not_after: _timestamp_pb2.Timestamp | None = ...,
+        has_key_here: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_not_after", b"certificate_not_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_not_after", b"certificate_not_after", "certificate_serial_hex", b"certificate_serial_hex", "has_key_here", b"has_key_here", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OperatorRecord: _TypeAlias = OperatorRecord  # noqa: Y015
+
+@_typing.final
+class ListOperatorsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def operators(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatorRecord]: ...
+    def __init__(
+        self,
+        *,
+        operators: _abc.Iterable[Global___OperatorRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operators", b"operators"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperatorsReply: _TypeAlias = ListOperatorsReply  # noqa: Y015
+
+@_typing.final
+class AddOperatorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIGNING_REQUEST_PEM_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    signing_request_pem: _builtins.bytes
+    """PKCS #10, PEM. The key itself never leaves whoever made it."""
+    reason: _builtins.str
+    break_glass: _builtins.str
+    """Why it may pass without the approval that it needs."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        signing_request_pem: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+        break_glass: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass", b"break_glass", "name", b"name", "reason", b"reason", "signing_request_pem", b"signing_request_pem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddOperatorRequest: _TypeAlias = AddOperatorRequest  # noqa: Y015
+
+@_typing.final
+class AddOperatorReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAIN_PEM_FIELD_NUMBER: _builtins.int
+    CA_PEM_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
+    chain_pem: _builtins.bytes
+    """The operator's certificate, then the authority's, PEM."""
+    ca_pem: _builtins.bytes
+    warning: _builtins.str
+    """What it passed by: approvals that it lacks."""
+    def __init__(
+        self,
+        *,
+        chain_pem: _builtins.bytes = ...,
+        ca_pem: _builtins.bytes = ...,
+        warning: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_pem", b"ca_pem", "chain_pem", b"chain_pem", "warning", b"warning"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddOperatorReply: _TypeAlias = AddOperatorReply  # noqa: Y015
+
+@_typing.final
+class RemoveOperatorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    reason: _builtins.str
+    break_glass: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        break_glass: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass", b"break_glass", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveOperatorRequest: _TypeAlias = RemoveOperatorRequest  # noqa: Y015
+
+@_typing.final
+class RemoveOperatorReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOKED_SERIALS_HEX_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
+    warning: _builtins.str
+    @_builtins.property
+    def revoked_serials_hex(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        revoked_serials_hex: _abc.Iterable[_builtins.str] | None = ...,
+        warning: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked_serials_hex", b"revoked_serials_hex", "warning", b"warning"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveOperatorReply: _TypeAlias = RemoveOperatorReply  # noqa: Y015
+
+@_typing.final
+class ListApprovalsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListApprovalsRequest: _TypeAlias = ListApprovalsRequest  # noqa: Y015
+
+@_typing.final
+class ListApprovalsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        approvals: _abc.Iterable[Global___Approval] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListApprovalsReply: _TypeAlias = ListApprovalsReply  # noqa: Y015
+
+@_typing.final
+class ShowApprovalRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowApprovalRequest: _TypeAlias = ShowApprovalRequest  # noqa: Y015
+
+@_typing.final
+class DecideApprovalRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    APPROVES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    approves: _builtins.bool
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        approves: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approves", b"approves", "id", b"id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecideApprovalRequest: _TypeAlias = DecideApprovalRequest  # noqa: Y015
+
+@_typing.final
+class Approval(_message.Message):
+    """A request for approval: what is to be done, to which hosts, and what was said on it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
+    REQUESTER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    DEMANDS_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    USED_BY_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    action: _builtins.str
+    summary: _builtins.str
+    """What is to be done, in words."""
+    hosts: _builtins.str
+    """Folded."""
+    parameters_json: _builtins.str
+    """All that changes what happens on a host, as JSON; the approval is for exactly this."""
+    requester: _builtins.str
+    reason: _builtins.str
+    incident_id: _builtins.str
+    standing: _builtins.str
+    """open, spent, denied or expired"""
+    used_by: _builtins.str
+    """The operation that used it."""
+    digest: _builtins.str
+    """SHA-256 over action, hosts and parameters. Hexadecimal."""
+    @_builtins.property
+    def asked_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def demands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All of them are to be met, each a sentence: "2 approvals by bob or carol"."""
+
+    @_builtins.property
+    def votes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vote]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        action: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        hosts: _builtins.str = ...,
+        parameters_json: _builtins.str = ...,
+        requester: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        incident_id: _builtins.str = ...,
+        asked_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        demands: _abc.Iterable[_builtins.str] | None = ...,
+        votes: _abc.Iterable[Global___Vote] | None = ...,
+        standing: _builtins.str = ...,
+        used_by: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "asked_at", b"asked_at", "demands", b"demands", "digest", b"digest", "expires_at", b"expires_at", "hosts", b"hosts", "id", b"id", "incident_id", b"incident_id", "parameters_json", b"parameters_json", "reason", b"reason", "requester", b"requester", "standing", b"standing", "summary", b"summary", "used_by", b"used_by", "votes", b"votes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Approval: _TypeAlias = Approval  # noqa: Y015
+
+@_typing.final
+class Vote(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    APPROVES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    operator: _builtins.str
+    approves: _builtins.bool
+    reason: _builtins.str
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        operator: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        approves: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approves", b"approves", "at", b"at", "operator", b"operator", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Vote: _TypeAlias = Vote  # noqa: Y015
+
+@_typing.final
 class HostRecord(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -430,6 +790,7 @@ class OperationOptions(_message.Message):
     HOST_DEADLINE_FIELD_NUMBER: _builtins.int
     OVERALL_DEADLINE_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     incident_id: _builtins.str
     confirmed_sha256: _builtins.str
@@ -438,6 +799,8 @@ class OperationOptions(_message.Message):
     """"5" or "10%": stop new work when more hosts than this have not ended ok. Empty: never."""
     concurrency: _builtins.int
     """How many hosts work at once; 0: the controller's configuration."""
+    break_glass: _builtins.str
+    """Why it may pass without the approval that the policy wants; empty: it may not."""
     @_builtins.property
     def target(self) -> Global___TargetSpec: ...
     @_builtins.property
@@ -455,10 +818,11 @@ class OperationOptions(_message.Message):
         host_deadline: _duration_pb2.Duration | None = ...,
         overall_deadline: _duration_pb2.Duration | None = ...,
         concurrency: _builtins.int = ...,
+        break_glass: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["host_deadline", b"host_deadline", "overall_deadline", b"overall_deadline", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "confirmed_sha256", b"confirmed_sha256", "host_deadline", b"host_deadline", "incident_id", b"incident_id", "max_fail", b"max_fail", "overall_deadline", b"overall_deadline", "reason", b"reason", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass", b"break_glass", "concurrency", b"concurrency", "confirmed_sha256", b"confirmed_sha256", "host_deadline", b"host_deadline", "incident_id", b"incident_id", "max_fail", b"max_fail", "overall_deadline", b"overall_deadline", "reason", b"reason", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -582,10 +946,13 @@ class OperationStarted(_message.Message):
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     WORST_CASE_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     incident_id: _builtins.str
     worst_case: _builtins.str
     """The failure budget in words: "stops after 3 of 20 hosts; at worst 3 + 7 at work are affected"."""
+    warning: _builtins.str
+    """What it passed by (approvals that it lacks), for everybody to see. Empty: nothing."""
     @_builtins.property
     def target(self) -> Global___ResolvedTarget: ...
     def __init__(
@@ -595,10 +962,11 @@ class OperationStarted(_message.Message):
         incident_id: _builtins.str = ...,
         target: Global___ResolvedTarget | None = ...,
         worst_case: _builtins.str = ...,
+        warning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id", "operation_id", b"operation_id", "target", b"target", "worst_case", b"worst_case"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id", "operation_id", b"operation_id", "target", b"target", "warning", b"warning", "worst_case", b"worst_case"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

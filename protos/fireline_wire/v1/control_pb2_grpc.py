@@ -39,6 +39,36 @@ class ControlStub(object):
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.CreateTokenRequest.SerializeToString,
                 response_deserializer=fireline__wire_dot_v1_dot_control__pb2.CreateTokenReply.FromString,
                 _registered_method=True)
+        self.ListOperators = channel.unary_unary(
+                '/fireline_wire.v1.Control/ListOperators',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ListOperatorsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.ListOperatorsReply.FromString,
+                _registered_method=True)
+        self.AddOperator = channel.unary_unary(
+                '/fireline_wire.v1.Control/AddOperator',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.AddOperatorRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.AddOperatorReply.FromString,
+                _registered_method=True)
+        self.RemoveOperator = channel.unary_unary(
+                '/fireline_wire.v1.Control/RemoveOperator',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorReply.FromString,
+                _registered_method=True)
+        self.ListApprovals = channel.unary_unary(
+                '/fireline_wire.v1.Control/ListApprovals',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ListApprovalsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.ListApprovalsReply.FromString,
+                _registered_method=True)
+        self.ShowApproval = channel.unary_unary(
+                '/fireline_wire.v1.Control/ShowApproval',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowApprovalRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.Approval.FromString,
+                _registered_method=True)
+        self.DecideApproval = channel.unary_unary(
+                '/fireline_wire.v1.Control/DecideApproval',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.DecideApprovalRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.Approval.FromString,
+                _registered_method=True)
         self.ListHosts = channel.unary_unary(
                 '/fireline_wire.v1.Control/ListHosts',
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.ListHostsRequest.SerializeToString,
@@ -141,6 +171,46 @@ class ControlServicer(object):
 
     def CreateToken(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOperators(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddOperator(self, request, context):
+        """Certifies the key of a new operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveOperator(self, request, context):
+        """Revokes an operator's certificates and cuts the calls under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApprovals(self, request, context):
+        """Requests for approval, which a command makes that the policy binds (approval_required).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowApproval(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideApproval(self, request, context):
+        """One operator's word, given once. The requester has none.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -272,6 +342,36 @@ def add_ControlServicer_to_server(servicer, server):
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.CreateTokenRequest.FromString,
                     response_serializer=fireline__wire_dot_v1_dot_control__pb2.CreateTokenReply.SerializeToString,
             ),
+            'ListOperators': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperators,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ListOperatorsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.ListOperatorsReply.SerializeToString,
+            ),
+            'AddOperator': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddOperator,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.AddOperatorRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.AddOperatorReply.SerializeToString,
+            ),
+            'RemoveOperator': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveOperator,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorReply.SerializeToString,
+            ),
+            'ListApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApprovals,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ListApprovalsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.ListApprovalsReply.SerializeToString,
+            ),
+            'ShowApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowApproval,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowApprovalRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.Approval.SerializeToString,
+            ),
+            'DecideApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideApproval,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.DecideApprovalRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.Approval.SerializeToString,
+            ),
             'ListHosts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListHosts,
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ListHostsRequest.FromString,
@@ -395,6 +495,168 @@ class Control(object):
             '/fireline_wire.v1.Control/CreateToken',
             fireline__wire_dot_v1_dot_control__pb2.CreateTokenRequest.SerializeToString,
             fireline__wire_dot_v1_dot_control__pb2.CreateTokenReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperators(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ListOperators',
+            fireline__wire_dot_v1_dot_control__pb2.ListOperatorsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.ListOperatorsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddOperator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/AddOperator',
+            fireline__wire_dot_v1_dot_control__pb2.AddOperatorRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.AddOperatorReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveOperator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/RemoveOperator',
+            fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ListApprovals',
+            fireline__wire_dot_v1_dot_control__pb2.ListApprovalsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.ListApprovalsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ShowApproval',
+            fireline__wire_dot_v1_dot_control__pb2.ShowApprovalRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.Approval.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/DecideApproval',
+            fireline__wire_dot_v1_dot_control__pb2.DecideApprovalRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.Approval.FromString,
             options,
             channel_credentials,
             insecure,

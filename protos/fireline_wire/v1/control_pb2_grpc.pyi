@@ -15,6 +15,16 @@ GRPC_VERSION: str
 class ControlStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateToken: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateTokenRequest, _control_pb2.CreateTokenReply]
+    ListOperators: _aio.UnaryUnaryMultiCallable[_control_pb2.ListOperatorsRequest, _control_pb2.ListOperatorsReply]
+    AddOperator: _aio.UnaryUnaryMultiCallable[_control_pb2.AddOperatorRequest, _control_pb2.AddOperatorReply]
+    """Certifies the key of a new operator."""
+    RemoveOperator: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveOperatorRequest, _control_pb2.RemoveOperatorReply]
+    """Revokes an operator's certificates and cuts the calls under way."""
+    ListApprovals: _aio.UnaryUnaryMultiCallable[_control_pb2.ListApprovalsRequest, _control_pb2.ListApprovalsReply]
+    """Requests for approval, which a command makes that the policy binds (approval_required)."""
+    ShowApproval: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowApprovalRequest, _control_pb2.Approval]
+    DecideApproval: _aio.UnaryUnaryMultiCallable[_control_pb2.DecideApprovalRequest, _control_pb2.Approval]
+    """One operator's word, given once. The requester has none."""
     ListHosts: _aio.UnaryUnaryMultiCallable[_control_pb2.ListHostsRequest, _control_pb2.ListHostsReply]
     DescribeHost: _aio.UnaryUnaryMultiCallable[_control_pb2.DescribeHostRequest, _control_pb2.DescribeHostReply]
     LabelHosts: _aio.UnaryUnaryMultiCallable[_control_pb2.LabelHostsRequest, _control_pb2.ListHostsReply]
@@ -47,6 +57,52 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.CreateTokenRequest,
         context: _aio.ServicerContext[_control_pb2.CreateTokenRequest, _abc.Awaitable[_control_pb2.CreateTokenReply]],
     ) -> _abc.Awaitable[_control_pb2.CreateTokenReply]: ...
+
+    @_abc_1.abstractmethod
+    def ListOperators(
+        self,
+        request: _control_pb2.ListOperatorsRequest,
+        context: _aio.ServicerContext[_control_pb2.ListOperatorsRequest, _abc.Awaitable[_control_pb2.ListOperatorsReply]],
+    ) -> _abc.Awaitable[_control_pb2.ListOperatorsReply]: ...
+
+    @_abc_1.abstractmethod
+    def AddOperator(
+        self,
+        request: _control_pb2.AddOperatorRequest,
+        context: _aio.ServicerContext[_control_pb2.AddOperatorRequest, _abc.Awaitable[_control_pb2.AddOperatorReply]],
+    ) -> _abc.Awaitable[_control_pb2.AddOperatorReply]:
+        """Certifies the key of a new operator."""
+
+    @_abc_1.abstractmethod
+    def RemoveOperator(
+        self,
+        request: _control_pb2.RemoveOperatorRequest,
+        context: _aio.ServicerContext[_control_pb2.RemoveOperatorRequest, _abc.Awaitable[_control_pb2.RemoveOperatorReply]],
+    ) -> _abc.Awaitable[_control_pb2.RemoveOperatorReply]:
+        """Revokes an operator's certificates and cuts the calls under way."""
+
+    @_abc_1.abstractmethod
+    def ListApprovals(
+        self,
+        request: _control_pb2.ListApprovalsRequest,
+        context: _aio.ServicerContext[_control_pb2.ListApprovalsRequest, _abc.Awaitable[_control_pb2.ListApprovalsReply]],
+    ) -> _abc.Awaitable[_control_pb2.ListApprovalsReply]:
+        """Requests for approval, which a command makes that the policy binds (approval_required)."""
+
+    @_abc_1.abstractmethod
+    def ShowApproval(
+        self,
+        request: _control_pb2.ShowApprovalRequest,
+        context: _aio.ServicerContext[_control_pb2.ShowApprovalRequest, _abc.Awaitable[_control_pb2.Approval]],
+    ) -> _abc.Awaitable[_control_pb2.Approval]: ...
+
+    @_abc_1.abstractmethod
+    def DecideApproval(
+        self,
+        request: _control_pb2.DecideApprovalRequest,
+        context: _aio.ServicerContext[_control_pb2.DecideApprovalRequest, _abc.Awaitable[_control_pb2.Approval]],
+    ) -> _abc.Awaitable[_control_pb2.Approval]:
+        """One operator's word, given once. The requester has none."""
 
     @_abc_1.abstractmethod
     def ListHosts(
