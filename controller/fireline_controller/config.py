@@ -26,6 +26,7 @@ class Listen(_Section):
 
     enrollment: str = Field("0.0.0.0:7701", description="where hosts join: ADDRESS:PORT")
     advertise: str = Field("", description="ADDRESS:PORT that tokens tell hosts to join at")
+    control: str = Field("", description="where operators on other machines are answered: ADDRESS:PORT; empty: nowhere")
 
 
 class Store(_Section):

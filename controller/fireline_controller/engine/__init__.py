@@ -9,10 +9,12 @@ from pathlib import Path
 
 from fireline_controller import profiles
 from fireline_controller.config import Settings
+from fireline_controller.engine.approvals import Approvals
 from fireline_controller.engine.collect import Collection, Rooms
 from fireline_controller.engine.fleet import Hosts
 from fireline_controller.engine.incidents import Incidents, IncidentView
 from fireline_controller.engine.operations import Operations, Running
+from fireline_controller.engine.operators import OnDenied, Operator, Operators, current
 from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.records import Records
 from fireline_controller.engine.settling import lineage
@@ -24,7 +26,7 @@ from fireline_controller.pki import Authority
 from fireline_controller.store import Store, Transaction
 from fireline_controller.vault import Vault
 
-__all__ = ["Engine", "Finished", "IncidentView", "News", "Progress", "Started", "TargetSpec", "Wish"]
+__all__ = ["Engine", "Finished", "IncidentView", "News", "Operator", "Progress", "Started", "TargetSpec", "Wish"]
 
 # Outcomes after which a host may still hold the capture that it was asked for: it is asked for that one again.
 _MAY_HOLD = frozenset({Outcome.UNREACHABLE, Outcome.TIMED_OUT, Outcome.CANCELLED})
@@ -33,7 +35,8 @@ _MAY_HOLD = frozenset({Outcome.UNREACHABLE, Outcome.TIMED_OUT, Outcome.CANCELLED
 class Engine:
     """All that the controller does, for whoever asks (control) or unasked (daemon). `folder` is the state folder.
 
-    `authority` gives the keys as they are now: certificates are renewed while the controller runs.
+    `authority` gives the keys as they are now: certificates are renewed while the controller runs. `on_denied` is told
+    the deny-list (version, serial numbers) when it has changed.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Engine:
         settings: Settings,
         folder: Path,
         now: Callable[[], datetime],
+        on_denied: OnDenied = lambda version, serials: None,
     ) -> None:
         self._store = store
         self._fleet = fleet
@@ -58,6 +62,8 @@ class Engine:
         self.hosts = Hosts(store, fleet, now)
         self.incidents = Incidents(store, now)
         self.records = Records(store, vault, authority, folder / "authorities", now)
+        self.approvals = Approvals(store, folder / "policy.toml", lambda tx, at: current(tx, authority(), at), now)
+        self.operators = Operators(store, authority, self.approvals, on_denied, now)
         self.upkeep = Upkeep(store, fleet, authority, settings, now)
 
     async def resolve(self, spec: TargetSpec) -> tuple[Target, bool]:

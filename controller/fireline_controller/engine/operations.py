@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from fireline_controller import fanout, targets
 from fireline_controller.config import Settings
 from fireline_controller.engine import entries, settling
+from fireline_controller.engine.approvals import Permit
 from fireline_controller.engine.feed import Feed
 from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.values import Finished, News, Progress, Started, TargetSpec, Wish
@@ -44,6 +45,7 @@ class _Order:
     limits: fanout.Limits
     budget: fanout.Budget
     started_s: float
+    permit: Permit
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     feed: Feed = field(default_factory=Feed)
 
@@ -106,7 +108,14 @@ class Operations:
         return len(target.hosts) > self._settings.fanout.confirm_above
 
     async def run(
-        self, kind: str, wish: Wish, work: Work, *, profile: Profile | None = None, commands_only: bool
+        self,
+        kind: str,
+        wish: Wish,
+        work: Work,
+        *,
+        profile: Profile | None = None,
+        commands_only: bool,
+        ask: Callable[[Target], Awaitable[Permit]] | None = None,
     ) -> AsyncIterator[News]:
         """Run an operation and tell how it goes; the first news is `Started`, the last one `Finished`.
 
@@ -116,9 +125,10 @@ class Operations:
             work: what is done on one host.
             profile: of a capture.
             commands_only: the work is one short call, so every host is called at once and the short deadline holds.
+            ask: what asks for leave to do it on these very hosts; see `Approvals.require`.
 
         Raises:
-            PolicyError: a wide target that was not confirmed, or changed since; or a retry beside another one.
+            PolicyError: a wide target not confirmed, or changed since; a retry beside another one; or no leave.
             FirelineError: as `resolve`, or the store fails.
         """
         started_s = time.monotonic()
@@ -126,8 +136,9 @@ class Operations:
         self.require_confirmed(target, wish)
         limits = self._limits(wish, len(hosts), commands_only=commands_only)
         budget = fanout.Budget.parse(wish.max_fail, len(hosts))
+        permit = await ask(target) if ask else Permit()
         operation = self._operation(kind, wish, target, profile.name if profile else "")
-        order = _Order(operation, profile, hosts, limits, budget, started_s)
+        order = _Order(operation, profile, hosts, limits, budget, started_s, permit)
         # From here on it is a task of its own: it goes on, to its record's end, when whoever asked hangs up.
         self._running[operation.id] = order.cancel
         task = asyncio.create_task(self._owned(order, work))
@@ -226,6 +237,7 @@ class Operations:
             fence = tx.next_fence_token()
             tx.put_operation(operation)
             tx.append(entries.intent(operation, order.limits, order.profile))
+            order.permit.spend(tx, used_by=operation.id, at=operation.started_at)
             return fence, tx.head()
 
         fence, head = await self._store.run(record)
@@ -272,7 +284,7 @@ class Operations:
 def _started(order: _Order) -> Started:
     operation = order.operation
     worst_case = order.budget.worst_case(order.limits.concurrency)
-    return Started(operation.id, operation.incident_id, operation.target, worst_case)
+    return Started(operation.id, operation.incident_id, operation.target, worst_case, order.permit.warning)
 
 
 def new_operation_id(now: datetime) -> str:

@@ -28,16 +28,19 @@ class Wish:
     host_deadline_s: float = 0
     overall_deadline_s: float = 0
     concurrency: int = 0
+    # Why it may pass without the approval that it needs; empty: it may not.
+    break_glass: str = ""
 
 
 @dataclass(frozen=True)
 class Started:
-    """The operation is on record; nothing was sent yet."""
+    """The operation is on record; nothing was sent yet. `warning`: what it passed by (approvals that it lacks)."""
 
     operation_id: str
     incident_id: str
     target: Target
     worst_case: str
+    warning: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from fireline_controller.isolation import Phase
 from fireline_controller.model import Severity
 from fireline_controller.store.columns import Choice, Digest, Instant, Json, Number, Words
 
-HEAD: Final = "0002"  # the migration at which these tables are; a store that is stamped with it needs no alembic
+HEAD: Final = "0003"  # the migration at which these tables are; a store that is stamped with it needs no alembic
 
 metadata = MetaData()
 
@@ -160,6 +160,26 @@ checkpoints = Table(
     Column("seq", Number, primary_key=True, autoincrement=False),
     Column("hash", Text, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("digest", Words, nullable=False, index=True),
+    Column("action", Words, nullable=False),
+    Column("summary", Words, nullable=False),
+    Column("hosts", Words, nullable=False),
+    Column("parameters", Json, nullable=False),
+    Column("requester", Words, nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("incident_id", Words, nullable=False),
+    Column("asked_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("demands", Json, nullable=False),
+    Column("votes", Json, nullable=False),
+    Column("ended", Words, nullable=False),
+    Column("used_by", Words, nullable=False),
 )
 
 # Numbers that only grow: fence_token, deny_list.
