@@ -38,8 +38,7 @@ class Phase(StrEnum):
     """How far an isolation has come, as last known; what is in force only the host's kernel knows."""
 
     PENDING = "pending"  # its host could not be reached: it waits for it
-    ARMING = "arming"  # on record before the host is told (I6)
-    ARMED = "armed"  # in force under its lease
+    ARMING = "arming"  # on record before the host is told (I6), and perhaps in force under its lease
     COMMITTED = "committed"  # in force until it is released
     RELEASED = "released"
     LIFTED = "lifted"  # undone before it was committed, by us or by the end of its lease
@@ -48,7 +47,7 @@ class Phase(StrEnum):
 
 
 # The host may be cut off; it is no witness and no healthy member of anything.
-IN_FORCE: Final = frozenset({Phase.ARMING, Phase.ARMED, Phase.COMMITTED})
+IN_FORCE: Final = frozenset({Phase.ARMING, Phase.COMMITTED})
 # Something may still come of it.
 STANDING: Final = IN_FORCE | {Phase.PENDING}
 

@@ -41,6 +41,6 @@ class IsolationVerbs(Verbs):
 
 def _isolation_of(row: Row[Any]) -> Isolation:
     values = row._asdict()
-    places = tuple((address, port) for address, port in values.pop("places"))
-    listed = {name: tuple(values.pop(name)) for name in ("controllers", "allowances")}
-    return Isolation(**values, **listed, places=places)
+    places = tuple((address, port) for address, port in values["places"])
+    listed = {name: tuple(values[name]) for name in ("controllers", "allowances")}
+    return Isolation(**{**values, **listed, "places": places})

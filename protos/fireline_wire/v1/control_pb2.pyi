@@ -1199,7 +1199,7 @@ class IsolationRecord(_message.Message):
     order_id: _builtins.str
     scope: _builtins.str
     phase: _builtins.str
-    """pending, arming, armed, committed, released, lifted, broken or withdrawn, as last known."""
+    """pending, arming, committed, released, lifted, broken or withdrawn, as last known."""
     operator: _builtins.str
     reason: _builtins.str
     incident_id: _builtins.str
