@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import Table, create_engine
 
 from fireline_controller import model, policy
+from fireline_controller.isolation import Isolation
 from fireline_controller.model import Entry, StoreError
 from fireline_controller.store import Store, database, schema
 
@@ -70,6 +71,7 @@ def _types_differ(context: Any, seen: Any, wanted: Any, seen_type: Any, wanted_t
         (schema.certificates, model.Certificate),
         (schema.tokens, model.Token),
         (schema.incidents, model.Incident),
+        (schema.isolations, Isolation),
         (schema.evidence, model.Evidence),
         (schema.chunks, model.ChunkPlace),
         (schema.approvals, policy.Approval),

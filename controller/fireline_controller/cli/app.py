@@ -15,6 +15,8 @@ from fireline_controller.cli import (
     evidence,
     host,
     incident,
+    isolate,
+    isolation,
     journal,
     operator,
     options,
@@ -46,6 +48,9 @@ config_app = typer.Typer(help="What is set, and where from.", no_args_is_help=Tr
 
 app.add_typer(incident.app, name="incident")
 app.command("capture", help=capture.HELP)(capture.capture)
+app.command("isolate", help=isolate.HELP)(isolate.isolate)
+app.command("release", help=isolate.RELEASE_HELP)(isolate.release)
+app.add_typer(isolation.app, name="isolation")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(host.app, name="host")
 app.add_typer(enroll.app, name="enroll")

@@ -132,7 +132,18 @@ def host_document(host: "control_pb2.HostOutcome") -> dict[str, Any]:
             "sealed_ms": host.sealed_ms,
             "findings": [finding_document(f) for f in host.findings],
         }
+    if host.HasField("isolation"):
+        document["isolation"] = isolation_document(host.isolation)
     return document
+
+
+def isolation_document(times: "control_pb2.IsolationTimes") -> dict[str, Any]:
+    """How long an isolation took, with its stable keys."""
+    names = ("captured_ms", "armed_ms", "confirmed_ms", "proved_ms", "committed_ms", "applied_us", "sockets_killed")
+    return {name: getattr(times, name) for name in names} | {
+        "witnesses": list(times.witnesses),
+        "code_hint": times.code_hint,
+    }
 
 
 def operation_document(

@@ -40,6 +40,7 @@ _EXIT_BY_REASON = {
     "tls_version_refused": REFUSED,
     "name_taken": REFUSED,
     "approval_required": REFUSED,
+    "lockout": REFUSED,
     "tampered": SOME_NOT_OK,
 }
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from fireline_controller.control import wire
 from fireline_controller.control.answering import Context, answering, operator_of, streaming
+from fireline_controller.control.isolations import IsolationCalls
 from fireline_controller.control.people import PeopleCalls
 from fireline_controller.control.tokens import Tokens
 from fireline_controller.engine import Engine, News
@@ -12,7 +13,7 @@ from fireline_controller.model import HostError
 from fireline_wire.v1 import common_pb2, control_pb2, control_pb2_grpc
 
 
-class ControlService(PeopleCalls, control_pb2_grpc.ControlServicer):
+class ControlService(PeopleCalls, IsolationCalls, control_pb2_grpc.ControlServicer):
     """What operators ask, answered by the engine."""
 
     def __init__(self, engine: Engine, tokens: Tokens) -> None:
@@ -56,7 +57,15 @@ class ControlService(PeopleCalls, control_pb2_grpc.ControlServicer):
             reply.detail = str(error)
             return reply
         reply.outcome = common_pb2.OUTCOME_OK
-        for name in ("agent_version", "boot_id", "kernel", "operating_system", "cgroup", "spool_free_bytes"):
+        for name in (
+            "agent_version",
+            "boot_id",
+            "kernel",
+            "operating_system",
+            "cgroup",
+            "spool_free_bytes",
+            "isolation",
+        ):
             setattr(reply, name, getattr(found, name))
         reply.clock_offset_ns = found.clock_offset_ns
         reply.clock_round_trip_ns = found.clock_round_trip_ns

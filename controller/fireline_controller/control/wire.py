@@ -1,12 +1,13 @@
 """The one place where the engine's values become messages, and messages values."""
 
 import json
+from dataclasses import asdict
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from fireline_controller.engine import Finished, IncidentView, News, Operator, Progress, Started, TargetSpec, Wish
-from fireline_controller.model import Evidence, Finding, Host, HostOutcome, Line, Target
+from fireline_controller.model import Evidence, Finding, Host, HostOutcome, IsolationTimes, Line, Target
 from fireline_controller.policy import Approval
 from fireline_wire.v1 import common_pb2, control_pb2
 
@@ -83,7 +84,12 @@ def _host_outcome(outcome: HostOutcome) -> control_pb2.HostOutcome:
         deduplicated_bytes=outcome.deduplicated_bytes,
         sealed_ms=outcome.sealed_ms,
         findings=[_finding(f) for f in outcome.findings],
+        isolation=_times(outcome.isolation),
     )
+
+
+def _times(times: IsolationTimes | None) -> control_pb2.IsolationTimes | None:
+    return None if times is None else control_pb2.IsolationTimes(**asdict(times))
 
 
 def _finding(finding: Finding) -> control_pb2.Finding:

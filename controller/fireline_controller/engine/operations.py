@@ -8,9 +8,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from fireline_controller import fanout, targets
 from fireline_controller.config import Settings
@@ -46,6 +47,7 @@ class _Order:
     budget: fanout.Budget
     started_s: float
     permit: Permit
+    parameters: Mapping[str, Any]
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     feed: Feed = field(default_factory=Feed)
 
@@ -115,6 +117,7 @@ class Operations:
         *,
         profile: Profile | None = None,
         commands_only: bool,
+        parameters: Mapping[str, Any] | None = None,
         ask: Callable[[Target], Awaitable[Permit]] | None = None,
     ) -> AsyncIterator[News]:
         """Run an operation and tell how it goes; the first news is `Started`, the last one `Finished`.
@@ -125,6 +128,7 @@ class Operations:
             work: what is done on one host.
             profile: of a capture.
             commands_only: the work is one short call, so every host is called at once and the short deadline holds.
+            parameters: what changes what happens on a host, for the journal.
             ask: what asks for leave to do it on these very hosts; see `Approvals.require`.
 
         Raises:
@@ -138,7 +142,7 @@ class Operations:
         budget = fanout.Budget.parse(wish.max_fail, len(hosts))
         permit = await ask(target) if ask else Permit()
         operation = self._operation(kind, wish, target, profile.name if profile else "")
-        order = _Order(operation, profile, hosts, limits, budget, started_s, permit)
+        order = _Order(operation, profile, hosts, limits, budget, started_s, permit, parameters or {})
         # From here on it is a task of its own: it goes on, to its record's end, when whoever asked hangs up.
         self._running[operation.id] = order.cancel
         task = asyncio.create_task(self._owned(order, work))
@@ -236,7 +240,7 @@ class Operations:
             _require_alone(tx, operation)
             fence = tx.next_fence_token()
             tx.put_operation(operation)
-            tx.append(entries.intent(operation, order.limits, order.profile))
+            tx.append(entries.intent(operation, order.limits, order.profile, order.parameters))
             order.permit.spend(tx, used_by=operation.id, at=operation.started_at)
             return fence, tx.head()
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from sqlalchemy import Boolean, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text
 
+from fireline_controller.isolation import Phase
 from fireline_controller.model import Severity
 from fireline_controller.store.columns import Choice, Digest, Instant, Json, Number, Words
 
@@ -69,6 +70,33 @@ operations = Table(
     Column("retry_of", Words, nullable=False),
     # Written once, read whole: a document costs a tenth of a row for each of 1,000 hosts.
     Column("outcomes", Json, nullable=False),
+)
+
+isolations = Table(
+    "isolations",
+    metadata,
+    Column("order_id", Words, primary_key=True),
+    Column("host", Words, nullable=False, index=True),
+    Column("scope", Words, nullable=False),
+    Column("phase", Choice(Phase), nullable=False, index=True),
+    Column("operation_id", Words, nullable=False),
+    Column("incident_id", Words, nullable=False),
+    Column("operator", Words, nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("code", Words, nullable=False),
+    Column("controllers", Json, nullable=False),
+    Column("allowances", Json, nullable=False),
+    Column("lease_s", Number, nullable=False),
+    Column("fence_token", Number, nullable=False),
+    Column("force", Words, nullable=False),
+    Column("unproved", Words, nullable=False),
+    Column("ordered_at", Instant, nullable=False),
+    Column("places", Json, nullable=False),
+    Column("proof", Words, nullable=False),
+    Column("armed_at", Instant),
+    Column("committed_at", Instant),
+    Column("ended_at", Instant),
+    Column("not_after", Instant),
 )
 
 incidents = Table(

@@ -5,6 +5,7 @@ What an operator asks of the controller: the command line and, later, the web pa
 
 from collections import abc as _abc
 from fireline_wire.v1 import common_pb2 as _common_pb2
+from fireline_wire.v1 import isolation_pb2 as _isolation_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -596,6 +597,7 @@ class DescribeHostReply(_message.Message):
     CLOCK_OFFSET_NS_FIELD_NUMBER: _builtins.int
     CLOCK_ROUND_TRIP_NS_FIELD_NUMBER: _builtins.int
     SPOOL_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     outcome: _common_pb2.Outcome.ValueType
     """How the question to the live agent ended; the fields below are filled for ok."""
     detail: _builtins.str
@@ -607,6 +609,8 @@ class DescribeHostReply(_message.Message):
     clock_offset_ns: _builtins.int
     clock_round_trip_ns: _builtins.int
     spool_free_bytes: _builtins.int
+    isolation: _builtins.str
+    """How far this host can be isolated, in one line."""
     @_builtins.property
     def record(self) -> Global___HostRecord: ...
     @_builtins.property
@@ -629,10 +633,11 @@ class DescribeHostReply(_message.Message):
         clock_offset_ns: _builtins.int = ...,
         clock_round_trip_ns: _builtins.int = ...,
         spool_free_bytes: _builtins.int = ...,
+        isolation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "cgroup", b"cgroup", "clock_offset_ns", b"clock_offset_ns", "clock_round_trip_ns", b"clock_round_trip_ns", "collectors", b"collectors", "detail", b"detail", "kernel", b"kernel", "lacks", b"lacks", "operating_system", b"operating_system", "outcome", b"outcome", "record", b"record", "spool_free_bytes", b"spool_free_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "cgroup", b"cgroup", "clock_offset_ns", b"clock_offset_ns", "clock_round_trip_ns", b"clock_round_trip_ns", "collectors", b"collectors", "detail", b"detail", "isolation", b"isolation", "kernel", b"kernel", "lacks", b"lacks", "operating_system", b"operating_system", "outcome", b"outcome", "record", b"record", "spool_free_bytes", b"spool_free_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -905,6 +910,409 @@ class OpenIncidentRequest(_message.Message):
 Global___OpenIncidentRequest: _TypeAlias = OpenIncidentRequest  # noqa: Y015
 
 @_typing.final
+class IsolationWish(_message.Message):
+    """How hosts are cut off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    ALLOWANCES_FIELD_NUMBER: _builtins.int
+    LEASE_S_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    UNPROVED_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    scope: _builtins.str
+    """In the words of fireline_wire.isolation.Scope; empty: host."""
+    lease_s: _builtins.int
+    """Seconds until the kernel lifts what was not committed; 0: the controller's configuration."""
+    now: _builtins.bool
+    """Don't capture first: what is lost by that is the operator's decision."""
+    force: _builtins.str
+    """Why the last healthy member of a group may be cut off. Empty: it may not."""
+    unproved: _builtins.str
+    """Why a host may stay cut off that nobody could prove dark. Empty: it is let back."""
+    @_builtins.property
+    def allowances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ADDRESS:PORT/PROTOCOL that stay reachable besides the controllers."""
+
+    @_builtins.property
+    def hold(self) -> _duration_pb2.Duration:
+        """How long the order is kept for hosts that can't be reached. Nothing: it isn't."""
+
+    def __init__(
+        self,
+        *,
+        scope: _builtins.str = ...,
+        allowances: _abc.Iterable[_builtins.str] | None = ...,
+        lease_s: _builtins.int = ...,
+        now: _builtins.bool = ...,
+        force: _builtins.str = ...,
+        unproved: _builtins.str = ...,
+        hold: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowances", b"allowances", "force", b"force", "hold", b"hold", "lease_s", b"lease_s", "now", b"now", "scope", b"scope", "unproved", b"unproved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IsolationWish: _TypeAlias = IsolationWish  # noqa: Y015
+
+@_typing.final
+class IsolateHostsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    WISH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> Global___OperationOptions: ...
+    @_builtins.property
+    def wish(self) -> Global___IsolationWish: ...
+    def __init__(
+        self,
+        *,
+        options: Global___OperationOptions | None = ...,
+        wish: Global___IsolationWish | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "wish", b"wish"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "wish", b"wish"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IsolateHostsRequest: _TypeAlias = IsolateHostsRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseHostsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> Global___OperationOptions: ...
+    def __init__(
+        self,
+        *,
+        options: Global___OperationOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseHostsRequest: _TypeAlias = ReleaseHostsRequest  # noqa: Y015
+
+@_typing.final
+class PlanIsolationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    WISH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def target(self) -> Global___TargetSpec: ...
+    @_builtins.property
+    def wish(self) -> Global___IsolationWish: ...
+    def __init__(
+        self,
+        *,
+        target: Global___TargetSpec | None = ...,
+        wish: Global___IsolationWish | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target", "wish", b"wish"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target", "wish", b"wish"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanIsolationsRequest: _TypeAlias = PlanIsolationsRequest  # noqa: Y015
+
+@_typing.final
+class PlanIsolationsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOSTS_FIELD_NUMBER: _builtins.int
+    HURTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedIsolation]:
+        """By name."""
+
+    @_builtins.property
+    def hurts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whom it would hurt, and what refuses it unless forced; each a sentence."""
+
+    def __init__(
+        self,
+        *,
+        hosts: _abc.Iterable[Global___PlannedIsolation] | None = ...,
+        hurts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "hurts", b"hurts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanIsolationsReply: _TypeAlias = PlanIsolationsReply  # noqa: Y015
+
+@_typing.final
+class PlannedIsolation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    outcome: _common_pb2.Outcome.ValueType
+    """How the question to the live agent ended; what follows is filled for ok."""
+    detail: _builtins.str
+    scope: _builtins.str
+    @_builtins.property
+    def plan(self) -> _isolation_pb2.IsolationPlan: ...
+    @_builtins.property
+    def open(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What stays reachable: the controllers' addresses and the allowances."""
+
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hosts that would look at it from outside."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        outcome: _common_pb2.Outcome.ValueType = ...,
+        detail: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        plan: _isolation_pb2.IsolationPlan | None = ...,
+        open: _abc.Iterable[_builtins.str] | None = ...,
+        witnesses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "host", b"host", "open", b"open", "outcome", b"outcome", "plan", b"plan", "scope", b"scope", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedIsolation: _TypeAlias = PlannedIsolation  # noqa: Y015
+
+@_typing.final
+class ShowIsolationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def target(self) -> Global___TargetSpec:
+        """Without terms: every host."""
+
+    def __init__(
+        self,
+        *,
+        target: Global___TargetSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowIsolationsRequest: _TypeAlias = ShowIsolationsRequest  # noqa: Y015
+
+@_typing.final
+class ShowIsolationsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOSTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostIsolation]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        hosts: _abc.Iterable[Global___HostIsolation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowIsolationsReply: _TypeAlias = ShowIsolationsReply  # noqa: Y015
+
+@_typing.final
+class HostIsolation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    outcome: _common_pb2.Outcome.ValueType
+    """How the question to the live agent ended."""
+    detail: _builtins.str
+    @_builtins.property
+    def status(self) -> _isolation_pb2.IsolationStatus:
+        """By the host's kernel, for ok."""
+
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___IsolationRecord]:
+        """What this controller has on record as in force, under way or waiting for the host."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        outcome: _common_pb2.Outcome.ValueType = ...,
+        detail: _builtins.str = ...,
+        status: _isolation_pb2.IsolationStatus | None = ...,
+        records: _abc.Iterable[Global___IsolationRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "host", b"host", "outcome", b"outcome", "records", b"records", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostIsolation: _TypeAlias = HostIsolation  # noqa: Y015
+
+@_typing.final
+class IsolationRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    ORDERED_AT_FIELD_NUMBER: _builtins.int
+    COMMITTED_AT_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    scope: _builtins.str
+    phase: _builtins.str
+    """pending, arming, committed, released, lifted, broken or withdrawn, as last known."""
+    operator: _builtins.str
+    reason: _builtins.str
+    incident_id: _builtins.str
+    proof: _builtins.str
+    """How it is known: "dark to web2 and web3: 6 ports that answered before are silent"."""
+    @_builtins.property
+    def ordered_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def committed_at(self) -> _timestamp_pb2.Timestamp:
+        """Absent before."""
+
+    @_builtins.property
+    def not_after(self) -> _timestamp_pb2.Timestamp:
+        """Until when a pending one is carried out if its host is seen."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        incident_id: _builtins.str = ...,
+        ordered_at: _timestamp_pb2.Timestamp | None = ...,
+        committed_at: _timestamp_pb2.Timestamp | None = ...,
+        not_after: _timestamp_pb2.Timestamp | None = ...,
+        proof: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["committed_at", b"committed_at", "not_after", b"not_after", "ordered_at", b"ordered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_at", b"committed_at", "incident_id", b"incident_id", "not_after", b"not_after", "operator", b"operator", "order_id", b"order_id", "ordered_at", b"ordered_at", "phase", b"phase", "proof", b"proof", "reason", b"reason", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IsolationRecord: _TypeAlias = IsolationRecord  # noqa: Y015
+
+@_typing.final
+class ShowIsolationCodeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowIsolationCodeRequest: _TypeAlias = ShowIsolationCodeRequest  # noqa: Y015
+
+@_typing.final
+class ShowIsolationCodeReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___IsolationCode]: ...
+    def __init__(
+        self,
+        *,
+        codes: _abc.Iterable[Global___IsolationCode] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowIsolationCodeReply: _TypeAlias = ShowIsolationCodeReply  # noqa: Y015
+
+@_typing.final
+class IsolationCode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    ORDERED_AT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    scope: _builtins.str
+    code: _builtins.str
+    """Four groups of four characters of RFC 4648's base32."""
+    operator: _builtins.str
+    @_builtins.property
+    def ordered_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        code: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        ordered_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ordered_at", b"ordered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "operator", b"operator", "order_id", b"order_id", "ordered_at", b"ordered_at", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IsolationCode: _TypeAlias = IsolationCode  # noqa: Y015
+
+@_typing.final
 class OperationEvent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1050,6 +1458,7 @@ class HostOutcome(_message.Message):
     DEDUPLICATED_BYTES_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     SEALED_MS_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     outcome: _common_pb2.Outcome.ValueType
     detail: _builtins.str
@@ -1069,6 +1478,10 @@ class HostOutcome(_message.Message):
     sealed_ms: _builtins.int
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
+    @_builtins.property
+    def isolation(self) -> Global___IsolationTimes:
+        """Of a host that was isolated."""
+
     def __init__(
         self,
         *,
@@ -1085,14 +1498,65 @@ class HostOutcome(_message.Message):
         deduplicated_bytes: _builtins.int = ...,
         findings: _abc.Iterable[Global___Finding] | None = ...,
         sealed_ms: _builtins.int = ...,
+        isolation: Global___IsolationTimes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["isolation", b"isolation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "deduplicated_bytes", b"deduplicated_bytes", "detail", b"detail", "duration_ms", b"duration_ms", "evidence_id", b"evidence_id", "findings", b"findings", "host", b"host", "outcome", b"outcome", "partial", b"partial", "reason", b"reason", "resent_bytes", b"resent_bytes", "sealed_ms", b"sealed_ms", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "deduplicated_bytes", b"deduplicated_bytes", "detail", b"detail", "duration_ms", b"duration_ms", "evidence_id", b"evidence_id", "findings", b"findings", "host", b"host", "isolation", b"isolation", "outcome", b"outcome", "partial", b"partial", "reason", b"reason", "resent_bytes", b"resent_bytes", "sealed_ms", b"sealed_ms", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostOutcome: _TypeAlias = HostOutcome  # noqa: Y015
+
+@_typing.final
+class IsolationTimes(_message.Message):
+    """How long an isolation took: milliseconds from the command; 0 where it did not come so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPTURED_MS_FIELD_NUMBER: _builtins.int
+    ARMED_MS_FIELD_NUMBER: _builtins.int
+    CONFIRMED_MS_FIELD_NUMBER: _builtins.int
+    PROVED_MS_FIELD_NUMBER: _builtins.int
+    COMMITTED_MS_FIELD_NUMBER: _builtins.int
+    APPLIED_US_FIELD_NUMBER: _builtins.int
+    SOCKETS_KILLED_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    CODE_HINT_FIELD_NUMBER: _builtins.int
+    captured_ms: _builtins.int
+    armed_ms: _builtins.int
+    confirmed_ms: _builtins.int
+    """The controller came back on a new connection."""
+    proved_ms: _builtins.int
+    """No witness got an answer any more."""
+    committed_ms: _builtins.int
+    applied_us: _builtins.int
+    """By the host's own clock, from the request's arrival to the end of the one transaction."""
+    sockets_killed: _builtins.int
+    code_hint: _builtins.str
+    """How to get the one-time code for the console."""
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        captured_ms: _builtins.int = ...,
+        armed_ms: _builtins.int = ...,
+        confirmed_ms: _builtins.int = ...,
+        proved_ms: _builtins.int = ...,
+        committed_ms: _builtins.int = ...,
+        applied_us: _builtins.int = ...,
+        sockets_killed: _builtins.int = ...,
+        witnesses: _abc.Iterable[_builtins.str] | None = ...,
+        code_hint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_us", b"applied_us", "armed_ms", b"armed_ms", "captured_ms", b"captured_ms", "code_hint", b"code_hint", "committed_ms", b"committed_ms", "confirmed_ms", b"confirmed_ms", "proved_ms", b"proved_ms", "sockets_killed", b"sockets_killed", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IsolationTimes: _TypeAlias = IsolationTimes  # noqa: Y015
 
 @_typing.final
 class OperationFinished(_message.Message):

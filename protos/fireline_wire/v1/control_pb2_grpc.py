@@ -109,10 +109,35 @@ class ControlStub(object):
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.OpenIncidentRequest.SerializeToString,
                 response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
                 _registered_method=True)
+        self.IsolateHosts = channel.unary_stream(
+                '/fireline_wire.v1.Control/IsolateHosts',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.IsolateHostsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+                _registered_method=True)
+        self.ReleaseHosts = channel.unary_stream(
+                '/fireline_wire.v1.Control/ReleaseHosts',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ReleaseHostsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+                _registered_method=True)
         self.CancelOperation = channel.unary_unary(
                 '/fireline_wire.v1.Control/CancelOperation',
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.CancelOperationRequest.SerializeToString,
                 response_deserializer=fireline__wire_dot_v1_dot_control__pb2.CancelOperationReply.FromString,
+                _registered_method=True)
+        self.PlanIsolations = channel.unary_unary(
+                '/fireline_wire.v1.Control/PlanIsolations',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsReply.FromString,
+                _registered_method=True)
+        self.ShowIsolations = channel.unary_unary(
+                '/fireline_wire.v1.Control/ShowIsolations',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsReply.FromString,
+                _registered_method=True)
+        self.ShowIsolationCode = channel.unary_unary(
+                '/fireline_wire.v1.Control/ShowIsolationCode',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeReply.FromString,
                 _registered_method=True)
         self.ListIncidents = channel.unary_unary(
                 '/fireline_wire.v1.Control/ListIncidents',
@@ -266,8 +291,43 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IsolateHosts(self, request, context):
+        """Cuts hosts off, each one proved dark from outside or let back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseHosts(self, request, context):
+        """Lets hosts back, and withdraws what was ordered for hosts that could not be reached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelOperation(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanIsolations(self, request, context):
+        """What isolating would do on each host, and whom it would hurt. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowIsolations(self, request, context):
+        """What is in force, by each host's kernel, beside what is on record here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowIsolationCode(self, request, context):
+        """The codes that end a host's isolations on its console. That they were looked at is on record.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -412,10 +472,35 @@ def add_ControlServicer_to_server(servicer, server):
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.OpenIncidentRequest.FromString,
                     response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
             ),
+            'IsolateHosts': grpc.unary_stream_rpc_method_handler(
+                    servicer.IsolateHosts,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.IsolateHostsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
+            ),
+            'ReleaseHosts': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReleaseHosts,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ReleaseHostsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
+            ),
             'CancelOperation': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelOperation,
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.CancelOperationRequest.FromString,
                     response_serializer=fireline__wire_dot_v1_dot_control__pb2.CancelOperationReply.SerializeToString,
+            ),
+            'PlanIsolations': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanIsolations,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsReply.SerializeToString,
+            ),
+            'ShowIsolations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowIsolations,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsReply.SerializeToString,
+            ),
+            'ShowIsolationCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowIsolationCode,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeReply.SerializeToString,
             ),
             'ListIncidents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListIncidents,
@@ -884,6 +969,60 @@ class Control(object):
             _registered_method=True)
 
     @staticmethod
+    def IsolateHosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fireline_wire.v1.Control/IsolateHosts',
+            fireline__wire_dot_v1_dot_control__pb2.IsolateHostsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseHosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ReleaseHosts',
+            fireline__wire_dot_v1_dot_control__pb2.ReleaseHostsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CancelOperation(request,
             target,
             options=(),
@@ -900,6 +1039,87 @@ class Control(object):
             '/fireline_wire.v1.Control/CancelOperation',
             fireline__wire_dot_v1_dot_control__pb2.CancelOperationRequest.SerializeToString,
             fireline__wire_dot_v1_dot_control__pb2.CancelOperationReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanIsolations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/PlanIsolations',
+            fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowIsolations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ShowIsolations',
+            fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowIsolationCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ShowIsolationCode',
+            fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeReply.FromString,
             options,
             channel_credentials,
             insecure,

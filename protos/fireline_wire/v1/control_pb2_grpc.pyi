@@ -36,7 +36,17 @@ class ControlStub:
     """The fanned-out commands. Ending the stream early changes nothing; CancelOperation stops the work."""
     CaptureHosts: _aio.UnaryStreamMultiCallable[_control_pb2.CaptureHostsRequest, _control_pb2.OperationEvent]
     OpenIncident: _aio.UnaryStreamMultiCallable[_control_pb2.OpenIncidentRequest, _control_pb2.OperationEvent]
+    IsolateHosts: _aio.UnaryStreamMultiCallable[_control_pb2.IsolateHostsRequest, _control_pb2.OperationEvent]
+    """Cuts hosts off, each one proved dark from outside or let back."""
+    ReleaseHosts: _aio.UnaryStreamMultiCallable[_control_pb2.ReleaseHostsRequest, _control_pb2.OperationEvent]
+    """Lets hosts back, and withdraws what was ordered for hosts that could not be reached."""
     CancelOperation: _aio.UnaryUnaryMultiCallable[_control_pb2.CancelOperationRequest, _control_pb2.CancelOperationReply]
+    PlanIsolations: _aio.UnaryUnaryMultiCallable[_control_pb2.PlanIsolationsRequest, _control_pb2.PlanIsolationsReply]
+    """What isolating would do on each host, and whom it would hurt. Changes nothing."""
+    ShowIsolations: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowIsolationsRequest, _control_pb2.ShowIsolationsReply]
+    """What is in force, by each host's kernel, beside what is on record here."""
+    ShowIsolationCode: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowIsolationCodeRequest, _control_pb2.ShowIsolationCodeReply]
+    """The codes that end a host's isolations on its console. That they were looked at is on record."""
     ListIncidents: _aio.UnaryUnaryMultiCallable[_control_pb2.ListIncidentsRequest, _control_pb2.ListIncidentsReply]
     ShowIncident: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowIncidentRequest, _control_pb2.Incident]
     AddNote: _aio.UnaryUnaryMultiCallable[_control_pb2.AddNoteRequest, _control_pb2.JournalLine]
@@ -164,11 +174,51 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]: ...
 
     @_abc_1.abstractmethod
+    def IsolateHosts(
+        self,
+        request: _control_pb2.IsolateHostsRequest,
+        context: _aio.ServicerContext[_control_pb2.IsolateHostsRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
+    ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]:
+        """Cuts hosts off, each one proved dark from outside or let back."""
+
+    @_abc_1.abstractmethod
+    def ReleaseHosts(
+        self,
+        request: _control_pb2.ReleaseHostsRequest,
+        context: _aio.ServicerContext[_control_pb2.ReleaseHostsRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
+    ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]:
+        """Lets hosts back, and withdraws what was ordered for hosts that could not be reached."""
+
+    @_abc_1.abstractmethod
     def CancelOperation(
         self,
         request: _control_pb2.CancelOperationRequest,
         context: _aio.ServicerContext[_control_pb2.CancelOperationRequest, _abc.Awaitable[_control_pb2.CancelOperationReply]],
     ) -> _abc.Awaitable[_control_pb2.CancelOperationReply]: ...
+
+    @_abc_1.abstractmethod
+    def PlanIsolations(
+        self,
+        request: _control_pb2.PlanIsolationsRequest,
+        context: _aio.ServicerContext[_control_pb2.PlanIsolationsRequest, _abc.Awaitable[_control_pb2.PlanIsolationsReply]],
+    ) -> _abc.Awaitable[_control_pb2.PlanIsolationsReply]:
+        """What isolating would do on each host, and whom it would hurt. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ShowIsolations(
+        self,
+        request: _control_pb2.ShowIsolationsRequest,
+        context: _aio.ServicerContext[_control_pb2.ShowIsolationsRequest, _abc.Awaitable[_control_pb2.ShowIsolationsReply]],
+    ) -> _abc.Awaitable[_control_pb2.ShowIsolationsReply]:
+        """What is in force, by each host's kernel, beside what is on record here."""
+
+    @_abc_1.abstractmethod
+    def ShowIsolationCode(
+        self,
+        request: _control_pb2.ShowIsolationCodeRequest,
+        context: _aio.ServicerContext[_control_pb2.ShowIsolationCodeRequest, _abc.Awaitable[_control_pb2.ShowIsolationCodeReply]],
+    ) -> _abc.Awaitable[_control_pb2.ShowIsolationCodeReply]:
+        """The codes that end a host's isolations on its console. That they were looked at is on record."""
 
     @_abc_1.abstractmethod
     def ListIncidents(
