@@ -10,24 +10,29 @@ from pathlib import Path
 import pytest
 
 from fireline_controller import pki
-from fireline_controller.engine import Engine, News, Started, TargetSpec, Wish
-from fireline_controller.engine.approvals import Permit
-from fireline_controller.engine.operations import Running
-from fireline_controller.model import ConfigError, Entry, Host, HostOutcome, Outcome, PolicyError, Target
+from fireline_controller.engine import Engine, IsolationWish, News, Started, TargetSpec, Wish
+from fireline_controller.model import ConfigError, Entry, Outcome, PolicyError
 from fireline_controller.store import Transaction
 from fireline_wire import chain
-from tests.fakes.desk import Desk, desk, now
+from fireline_wire.isolation import Opening, Scope
+from tests.fakes.desk import Desk, desk, now, outcomes
 
-ALL = Wish("alice", TargetSpec(("all",)), reason="drill")
+BOTH = Wish("alice", TargetSpec(("db1", "web1")), reason="drill")
+SETTINGS = """
+[isolation]
+controllers = ["198.18.0.254"]
+lease_s = 5
+look_s = 0.05
+"""
 ONE_MORE = '[[rules]]\nactions = ["isolate", "operator"]\nabove = 1\n'
 GLASS = ONE_MORE + "break_glass = true\n"
 
 
 @pytest.fixture
 async def two(tmp_path: Path) -> AsyncIterator[Desk]:
-    """A controller with two hosts, and the operators alice, bob and carol; isolating both hosts needs two persons."""
-    async with desk(tmp_path / "state") as made:
-        for name in ("db1", "web1"):
+    """A controller with two hosts and a witness; alice, bob and carol are operators. Both hosts need two persons."""
+    async with desk(tmp_path / "state", SETTINGS) as made:
+        for name in ("db1", "web1", "web2"):
             await made.enrol(name)
         for name in ("bob", "carol"):
             await added(made.engine, name)
@@ -46,21 +51,15 @@ async def added(engine: Engine, name: str) -> None:
     await engine.operators.add(name, signing_request, Wish("alice", TargetSpec()))
 
 
-async def isolated(made: Desk, wish: Wish = ALL, **parameters: object) -> Sequence[News]:
-    """An operation that needs leave as isolating does, and does nothing on the hosts."""
-
-    async def work(running: Running, host: Host) -> HostOutcome:
-        return HostOutcome(host.name, Outcome.OK)
-
-    async def ask(target: Target) -> Permit:
-        summary = f"isolate {len(target.hosts)} hosts: {target.folded}"
-        return await made.engine.approvals.require("isolate", target, parameters, wish, summary=summary)
-
-    run = made.engine.operations.run("ping", wish, work, commands_only=True, ask=ask)
-    return [news async for news in run]
+async def isolated(made: Desk, wish: Wish = BOTH, *, scope: str = "host", allow: str = "") -> Sequence[News]:
+    """Isolate the hosts; what was told."""
+    how = IsolationWish(
+        scope=Scope.parse(scope), allowances=(Opening.parse(allow),) if allow else (), now=True, hold_s=0
+    )
+    return [news async for news in made.engine.isolations.isolate(wish, how)]
 
 
-async def asked(made: Desk, wish: Wish = ALL, **parameters: object) -> str:
+async def asked(made: Desk, wish: Wish = BOTH, **parameters: str) -> str:
     """The id of the request that the command makes, or waits for."""
     with pytest.raises(PolicyError) as refused:
         await isolated(made, wish, **parameters)
@@ -95,7 +94,7 @@ async def test_a_command_that_needs_approval_says_all_that_is_to_be_done_next(tw
 
     (request,) = await two.engine.approvals.newest(10)
     assert str(refused.value) == (
-        "isolate 2 hosts: db1,web1: needs 1 approval by any other operator until"
+        "isolate db1,web1 (host): needs 1 approval by any other operator until"
         f" {request.expires_at:%Y-%m-%d %H:%M:%S} UTC: fireline approval approve {request.id};"
         " then repeat the same command"
     )
@@ -104,37 +103,43 @@ async def test_a_command_that_needs_approval_says_all_that_is_to_be_done_next(tw
 
 async def test_an_approved_command_passes_once(two: Desk) -> None:
     """The same command spends the approval, in the transaction of its intent; the next one asks anew."""
-    request = await asked(two, scope="host")
+    request = await asked(two)
     await decided(two, request, "bob")
 
-    told = await isolated(two, scope="host")
+    told = await isolated(two)
 
+    assert {host: o.outcome for host, o in outcomes(told).items()} == {"db1": Outcome.OK, "web1": Outcome.OK}
     (operation,) = await two.operations()
     spent = await two.engine.approvals.show(request)
     assert isinstance(told[0], Started)
     assert (spent.ended, spent.used_by) == ("spent", operation.id)
     lines = [line.entry for line in await two.store.read(lambda tx: tx.lines())]
     kinds = [entry.kind for entry in lines]
-    intent = kinds.index("ping.ordered")
-    assert kinds[intent - 2 : intent + 2] == ["approval.asked", "approval.approved", "ping.ordered", "approval.spent"]
+    intent = kinds.index("isolate.ordered")
+    assert kinds[intent - 2 : intent + 2] == [
+        "approval.asked",
+        "approval.approved",
+        "isolate.ordered",
+        "approval.spent",
+    ]
     assert lines[intent + 1].operation_id == operation.id
-    assert await asked(two, scope="host") != request
+    assert await asked(two) != request
     assert await two.problems() == []
 
 
 @pytest.mark.parametrize(
     ("wish", "parameters"),
     [
-        (replace(ALL, operator="carol"), {"scope": "host"}),
-        (ALL, {"scope": "container:web"}),
-        (ALL, {"scope": "host", "allowances": ["198.18.0.9:22/tcp"]}),
+        (replace(BOTH, operator="carol"), {}),
+        (BOTH, {"scope": "container:web"}),
+        (BOTH, {"allow": "198.18.0.9:22/tcp"}),
     ],
 )
 async def test_an_approval_is_for_one_command_of_one_operator(
-    two: Desk, wish: Wish, parameters: dict[str, object]
+    two: Desk, wish: Wish, parameters: dict[str, str]
 ) -> None:
     """Another requester, another scope or one more allowance needs a request of its own."""
-    request = await asked(two, scope="host")
+    request = await asked(two)
     await decided(two, request, "bob")
 
     assert await asked(two, wish, **parameters) != request
@@ -142,11 +147,12 @@ async def test_an_approval_is_for_one_command_of_one_operator(
 
 async def test_an_approval_is_for_these_hosts(two: Desk) -> None:
     """One host that has joined since makes it another command."""
-    request = await asked(two)
+    wish = replace(BOTH, target=TargetSpec(("db1", "web*")))
+    request = await asked(two, wish)
     await decided(two, request, "bob")
-    await two.enrol("web2")
+    await two.enrol("web3")
 
-    assert await asked(two) != request
+    assert await asked(two, wish) != request
 
 
 async def test_asking_twice_makes_one_request(two: Desk) -> None:
@@ -228,11 +234,11 @@ async def test_broken_glass_is_loud(two: Desk) -> None:
     """The command passes at once; the warning leads the news, and the journal has a kind of line for it."""
     policy(two, GLASS)
 
-    told = await isolated(two, replace(ALL, break_glass="nobody answers the phone"))
+    told = await isolated(two, replace(BOTH, break_glass="nobody answers the phone"))
 
     assert isinstance(told[0], Started)
     assert told[0].warning == (
-        "glass broken by alice: isolate 2 hosts: db1,web1, against the policy (1 approval by any other operator):"
+        "glass broken by alice: isolate db1,web1 (host), against the policy (1 approval by any other operator):"
         " nobody answers the phone"
     )
     (line,) = await journaled(two, "policy.broken_glass")
@@ -242,14 +248,14 @@ async def test_broken_glass_is_loud(two: Desk) -> None:
 async def test_glass_that_the_policy_does_not_have_can_not_be_broken(two: Desk) -> None:
     """The reason changes nothing, and no request is made."""
     with pytest.raises(PolicyError, match="the policy does not allow to break the glass here: 1 approval by any"):
-        await isolated(two, replace(ALL, break_glass="hurry"))
+        await isolated(two, replace(BOTH, break_glass="hurry"))
 
     assert await two.engine.approvals.newest(10) == ()
 
 
 async def test_no_glass_is_broken_where_nothing_needs_approval(two: Desk) -> None:
     """One host is below the rule's number: the reason is not used, and nothing is loud."""
-    told = await isolated(two, replace(ALL, target=TargetSpec(("db1",)), break_glass="hurry"))
+    told = await isolated(two, replace(BOTH, target=TargetSpec(("db1",)), break_glass="hurry"))
 
     assert isinstance(told[0], Started)
     assert told[0].warning == ""
@@ -261,7 +267,7 @@ async def test_a_policy_with_a_mistake_lets_nothing_pass(two: Desk) -> None:
     policy(two, "[[rules]]\nactions = ['isolat']\n")
 
     with pytest.raises(ConfigError, match=r"policy.toml: rules\[1\].actions: there is no action 'isolat'; did you me"):
-        await isolated(two, replace(ALL, target=TargetSpec(("db1",))))
+        await isolated(two, replace(BOTH, target=TargetSpec(("db1",))))
 
 
 async def test_adding_an_operator_can_need_two_persons_too(two: Desk) -> None:
@@ -277,10 +283,24 @@ async def test_adding_an_operator_can_need_two_persons_too(two: Desk) -> None:
     assert (await two.engine.approvals.show(request.id)).used_by == "operator add mallory"
 
 
+async def test_letting_back_can_need_two_persons_too(two: Desk) -> None:
+    """An intruder with one operator's key can't undo an isolation."""
+    policy(two, '[[rules]]\nactions = ["release"]\n')
+    await isolated(two)
+
+    with pytest.raises(PolicyError, match="release db1,web1: needs 1 approval by any other operator until"):
+        [_ async for _ in two.engine.isolations.release(BOTH)]
+    (request,) = await two.engine.approvals.newest(1)
+    await decided(two, request.id, "bob")
+    back = outcomes([news async for news in two.engine.isolations.release(BOTH)])
+
+    assert {host: o.outcome for host, o in back.items()} == {"db1": Outcome.OK, "web1": Outcome.OK}
+
+
 async def test_labels_can_not_be_changed_to_get_around_a_rule(two: Desk) -> None:
     """Where a rule selects by label, changing it, or removing the host, needs two persons too."""
     policy(two, '[[rules]]\nactions = ["isolate", "fleet"]\ntarget = "env!=dev"\n')
-    (db1, _) = await two.engine.hosts.all()
+    db1, *_ = await two.engine.hosts.all()
 
     with pytest.raises(PolicyError, match="label db1: needs 1 approval by any other operator"):
         await two.engine.hosts.label([db1], put={"env": "dev"}, drop=(), operator="alice", reason="")
@@ -299,8 +319,8 @@ async def test_a_controller_that_was_killed_remembers_what_was_approved(two: Des
     await decided(two, await asked(two), "bob")
 
     async with desk(two.opened.folder) as again:
-        await again.enrol("db1")
-        await again.enrol("web1")
+        for name in ("db1", "web1", "web2"):
+            await again.enrol(name)
         assert isinstance((await isolated(again))[0], Started)
 
 
