@@ -1,7 +1,7 @@
 """Two persons for one command, through a whole controller: asked, approved, spent, denied, expired, broken."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -297,6 +297,19 @@ async def test_letting_back_can_need_two_persons_too(two: Desk) -> None:
     assert {host: o.outcome for host, o in back.items()} == {"db1": Outcome.OK, "web1": Outcome.OK}
 
 
+async def test_the_code_for_the_console_is_a_release(two: Desk) -> None:
+    """Who may not let a host back alone does not get the code that does it either; a glass can be broken."""
+    policy(two, '[[rules]]\nactions = ["release"]\nbreak_glass = true\n')
+    await isolated(two)
+
+    with pytest.raises(PolicyError, match="show the code that lets web1 back: needs 1 approval by any other operator"):
+        await two.engine.isolations.codes("web1", BOTH)
+    codes, warning = await two.engine.isolations.codes("web1", replace(BOTH, break_glass="nobody answers"))
+
+    assert len(codes) == 1
+    assert warning.startswith("glass broken by alice: show the code that lets web1 back, against the policy")
+
+
 async def test_labels_can_not_be_changed_to_get_around_a_rule(two: Desk) -> None:
     """Where a rule selects by label, changing it, or removing the host, needs two persons too."""
     policy(two, '[[rules]]\nactions = ["isolate", "fleet"]\ntarget = "env!=dev"\n')
@@ -343,3 +356,19 @@ async def test_an_operators_certificate_is_renewed_before_it_ends(two: Desk) -> 
     assert after.not_valid_after_utc > now() + timedelta(days=80)
     (dave,) = [o for o in await two.engine.operators.all() if o.name == "dave"]
     assert dave.serial == chain.serial_hex(after)
+
+
+async def test_another_controller_on_the_same_record_follows_a_removal(two: Desk) -> None:
+    """Its deny-list is the record's at its next round of upkeep."""
+    told: list[Collection[str]] = []
+    beside = Engine(
+        store=two.store, vault=two.vault, fleet=two.fleet, authority=lambda: two.authority,
+        settings=two.opened.settings, folder=two.opened.folder, now=now,
+        on_denied=lambda version, serials: told.append(serials),
+    )  # fmt: skip
+    policy(two, "")
+    removed = await two.engine.operators.remove("bob", Wish("alice", TargetSpec(), reason="left"))
+
+    await beside.operators.enforce_denied()
+
+    assert told == [frozenset(removed.serials)]
