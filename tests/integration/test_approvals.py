@@ -230,6 +230,42 @@ async def test_of_two_commands_at_once_one_spends_the_approval(two: Desk) -> Non
     assert len(await two.operations()) == 1
 
 
+async def test_small_commands_add_up(two: Desk) -> None:
+    """One host alone, and then one more: together they are more than the rule lets one operator do."""
+    await isolated(two, replace(BOTH, target=TargetSpec(("db1",))))
+
+    with pytest.raises(PolicyError, match=r"isolate web1 \(host\) \(with what you did alone before: db1\): needs 1"):
+        await isolated(two, replace(BOTH, target=TargetSpec(("web1",))))
+    (request,) = await two.engine.approvals.newest(1)
+    await decided(two, request.id, "bob")
+    await isolated(two, replace(BOTH, target=TargetSpec(("web1",))))
+    bobs = await isolated(two, replace(BOTH, operator="bob", target=TargetSpec(("web2",))))
+
+    assert isinstance(bobs[0], Started)
+
+
+async def test_small_commands_at_once_add_up_too(two: Desk) -> None:
+    """Each is below the rule's number when it asks; only one gets on record."""
+    each = [replace(BOTH, target=TargetSpec((name,))) for name in ("db1", "web1", "web2")]
+
+    ends = await asyncio.gather(*(isolated(two, wish) for wish in each), return_exceptions=True)
+
+    assert [e.reason for e in ends if isinstance(e, PolicyError)] == ["approval_required"] * 2
+    assert len(await two.operations()) == 1
+
+
+async def test_a_rule_that_was_tightened_asks_anew(two: Desk) -> None:
+    """Who must agree now decides, not who had to when it was asked."""
+    request = await asked(two)
+    policy(two, '[[rules]]\nactions = ["isolate"]\noperators = ["carol"]\n')
+
+    tightened = await asked(two)
+
+    assert tightened != request
+    await decided(two, tightened, "carol")
+    assert isinstance((await isolated(two))[0], Started)
+
+
 async def test_broken_glass_is_loud(two: Desk) -> None:
     """The command passes at once; the warning leads the news, and the journal has a kind of line for it."""
     policy(two, GLASS)
