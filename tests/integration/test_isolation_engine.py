@@ -218,7 +218,7 @@ async def test_a_host_that_still_answers_is_let_back(four: Desk) -> None:
     found = (await isolate(four, "web1"))["web1"]
 
     assert (found.outcome, found.reason) == (Outcome.FAILED, "not_proved")
-    assert "web1: not proved dark: it still answers: [2001:2::1]:22 (connected to web" in found.detail
+    assert "web1: not proved dark: it still answers: [2001:2:0:f00d::1]:22 (connected to web" in found.detail
     assert found.detail.endswith("; let back, restored")
     assert not rules(four, "web1").is_dark()
     assert (await record(four, "web1")).phase is Phase.LIFTED
@@ -507,7 +507,7 @@ async def test_a_release_says_what_is_not_as_it_was(four: Desk) -> None:
 
     assert back.outcome is Outcome.OK
     assert back.detail.startswith("not as before: a chain more; does not answer web")
-    assert "as before: [2001:2::1]:9, [2001:2::1]:80, [2001:2::1]:7700" in back.detail
+    assert "as before: [2001:2:0:f00d::1]:9, [2001:2:0:f00d::1]:80, [2001:2:0:f00d::1]:7700" in back.detail
     assert (await lines(four, "web1"))[-1].entry.data["restored"] is False
 
 

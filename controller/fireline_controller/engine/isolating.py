@@ -210,12 +210,12 @@ class HostIsolation:
     async def _captured_cut(self) -> str:
         """Seal who was connected; what is lacking of that, as a text. The isolation stands whatever comes of it."""
         try:
-            await self._subject.capture(self._subject.ground.cut)
+            lacks = (await self._subject.capture(self._subject.ground.cut)).detail
         except HostError as error:
-            return f"who was cut off is not in evidence: {error}"
+            lacks = str(error)
         except asyncio.CancelledError:
-            return "who was cut off is not in evidence: stopped before"
-        return ""
+            lacks = "stopped before"
+        return f"who was cut off is not in evidence: {lacks}" if lacks else ""
 
     async def _again(self, step: Callable[[float], Awaitable[_T]]) -> _T:
         """Do the step until the lease is over; arming may break the very connection that it was asked on."""
