@@ -5,9 +5,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tests.lab.annexes import Tunnel
 from tests.lab.errors import LabError
 from tests.lab.processes import Process
 from tests.lab.state import HostState, LabState
+from tests.lab.vantage import Vantage
 
 AgentCommand = Callable[["Host"], Sequence[str]]
 
@@ -75,6 +77,31 @@ class Host(ABC):
     @abstractmethod
     def place(self, inside: str) -> str:
         """The same file, as the host's own programs must spell it."""
+
+    @property
+    @abstractmethod
+    def vantage(self) -> Vantage:
+        """The host's network, to open sockets in.
+
+        Raises:
+            Unsupported: it has none of its own.
+        """
+
+    @abstractmethod
+    def second_uplink(self) -> Vantage:
+        """Give the host `eth1`, wired to a place that is returned; until its power is cut. One host of a lab."""
+
+    @abstractmethod
+    def guest(self, kind: str) -> Vantage:
+        """Put a `macvlan` or `ipvlan` child of the host's wire into a namespace of its own. One host of a lab.
+
+        Raises:
+            LabError: the kernel has no such kind.
+        """
+
+    @abstractmethod
+    def tunnel(self) -> Tunnel:
+        """Give the host `tun0`, whose far end is in the caller's hands; a context manager. One host of a lab."""
 
     @abstractmethod
     def boot(self) -> None:

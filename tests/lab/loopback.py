@@ -14,13 +14,32 @@ from typing import NoReturn
 
 from typing_extensions import override
 
+from tests.lab.annexes import Tunnel
 from tests.lab.errors import LabError, Unsupported
 from tests.lab.host import Host
 from tests.lab.processes import MARK, Process, eventually, marked
+from tests.lab.vantage import Vantage
 
 
 class LoopbackHost(Host):
     """One host."""
+
+    @property
+    @override
+    def vantage(self) -> Vantage:
+        self._cannot("be looked at from its own network")
+
+    @override
+    def second_uplink(self) -> Vantage:
+        self._cannot("have another uplink")
+
+    @override
+    def guest(self, kind: str) -> Vantage:
+        self._cannot(f"have a {kind} guest")
+
+    @override
+    def tunnel(self) -> Tunnel:
+        self._cannot("have a tunnel")
 
     @override
     def boot(self) -> None:

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from tests.lab import engine
+from tests.lab import annexes, engine
 from tests.lab.cgroups import ROOT, Group, hierarchies
 from tests.lab.commands import do
 from tests.lab.errors import LabError
 from tests.lab.host import AgentCommand, Host
 from tests.lab.processes import Process, child_of, eventually, launch
 from tests.lab.state import HostState, LabState
-from tests.lab.wires import Wires
+from tests.lab.vantage import Vantage
+from tests.lab.wires import Wires, address6
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = ("ip", "nft", "nsenter", "unshare", "mount", "pivot_root", "setpriv", "setsid")
@@ -56,6 +57,27 @@ class NamespaceHost(Host):
             f"{self._lab.tag}-disk",
             str(self._disk),
         )
+
+    @property
+    @override
+    def vantage(self) -> Vantage:
+        netns = Path(f"/proc/{self.init_pid}/ns/net")
+        return Vantage(self.name, netns, self.address, address6(self._lab.network, self._state.number))
+
+    @override
+    def second_uplink(self) -> Vantage:
+        return annexes.second_uplink(self.vantage, self._annex("uplink"), self._lab.network)
+
+    @override
+    def guest(self, kind: str) -> Vantage:
+        return annexes.guest(self.vantage, self._annex(kind), self._lab.network, kind)
+
+    @override
+    def tunnel(self) -> annexes.Tunnel:
+        return annexes.tunnel(self.vantage, self._lab.network)
+
+    def _annex(self, what: str) -> str:
+        return f"{self._wires.netns(self._state)}-{what}"
 
     @override
     def boot(self) -> None:
