@@ -24,15 +24,16 @@ _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 
 
-def second_uplink(host: Vantage, netns: str, network: int) -> Vantage:
-    """Give a host `eth1`, wired to a place of its own that nothing else reaches; returns the far end."""
+def second_uplink(host: Vantage, netns: str, network: int) -> tuple[Vantage, Vantage]:
+    """Give a host `eth1`, wired to a place of its own that nothing else reaches; returns the near end and the far."""
     do("ip", "netns", "add", netns)
     host.run(["ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth0", "netns", netns])
     _join(host, "eth1", network, _NEAR, _FAR)
     ip(netns, ["link set lo up", "link set eth0 up"])
     far = Vantage("second uplink", _NETNS / netns, address(network, _FAR), address6(network, _FAR))
     _join(far, "eth0", network, _FAR, _NEAR)
-    return far
+    near = Vantage(f"{host.name} by eth1", host.netns, address(network, _NEAR), address6(network, _NEAR))
+    return near, far
 
 
 def guest(host: Vantage, netns: str, network: int, kind: str) -> Vantage:
@@ -73,6 +74,22 @@ class Tunnel:
     far: str
     near6: str
     far6: str
+
+    def fileno(self) -> int:
+        """What can be polled."""
+        return self.descriptor
+
+    def recv(self, size: int, /) -> bytes:
+        """The next packet that the host sent there.
+
+        Raises:
+            BlockingIOError: there is none yet.
+        """
+        return os.read(self.descriptor, size)
+
+    def send(self, packet: bytes) -> None:
+        """Let a packet come out of the tunnel."""
+        os.write(self.descriptor, packet)
 
     def __enter__(self) -> Self:
         return self

@@ -88,8 +88,8 @@ class Host(ABC):
         """
 
     @abstractmethod
-    def second_uplink(self) -> Vantage:
-        """Give the host `eth1`, wired to a place that is returned; until its power is cut. One host of a lab."""
+    def second_uplink(self) -> tuple[Vantage, Vantage]:
+        """Give the host `eth1`, wired to a place of its own, until its power is cut; both ends. One host of a lab."""
 
     @abstractmethod
     def guest(self, kind: str) -> Vantage:

@@ -30,7 +30,7 @@ class LoopbackHost(Host):
         self._cannot("be looked at from its own network")
 
     @override
-    def second_uplink(self) -> Vantage:
+    def second_uplink(self) -> tuple[Vantage, Vantage]:
         self._cannot("have another uplink")
 
     @override

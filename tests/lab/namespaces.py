@@ -65,7 +65,7 @@ class NamespaceHost(Host):
         return Vantage(self.name, netns, self.address, address6(self._lab.network, self._state.number))
 
     @override
-    def second_uplink(self) -> Vantage:
+    def second_uplink(self) -> tuple[Vantage, Vantage]:
         return annexes.second_uplink(self.vantage, self._annex("uplink"), self._lab.network)
 
     @override

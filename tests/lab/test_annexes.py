@@ -1,6 +1,5 @@
 """What a host's network can be given beside its one wire carries bytes."""
 
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import LOOPBACK, Host, Lab, LabError, Unsupported, Vantage, eventually
+from tests.lab.annexes import Tunnel
 
 pytestmark = pytest.mark.netns
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -45,15 +45,18 @@ def test_hosts_outsider_and_controller_reach_each_other(bare: Lab, family: int) 
 
 
 @pytest.mark.parametrize("family", [V4, V6])
-def test_a_second_uplink_and_a_guest(uplink: Vantage, guest: Vantage, bare: Lab, family: int) -> None:
+def test_a_second_uplink_and_a_guest(uplink: tuple[Vantage, Vantage], guest: Vantage, bare: Lab, family: int) -> None:
     """The second wire ends at a place of its own; a guest on the first one has an address of its own."""
-    assert talk(bare["h1"].vantage, uplink, family)
+    near, far = uplink
+
+    assert talk(near, far, family)
+    assert talk(far, near, family)
     assert talk(bare.outsider(), guest, family)
 
 
 @pytest.fixture(scope="module")
-def uplink(bare: Lab) -> Vantage:
-    """The far end of the host's second wire."""
+def uplink(bare: Lab) -> tuple[Vantage, Vantage]:
+    """Both ends of the host's second wire."""
     return bare["h1"].second_uplink()
 
 
@@ -68,7 +71,7 @@ def test_a_tunnel(bare: Lab) -> None:
     host: Host = bare["h1"]
     with host.tunnel() as tunnel, host.vantage.socket(V4, socket.SOCK_DGRAM) as speaker:
         speaker.sendto(b"through the tunnel", (tunnel.far, 9))
-        eventually(lambda: b"through the tunnel" in _read(tunnel.descriptor), within_s=5, what="the datagram")
+        eventually(lambda: b"through the tunnel" in _read(tunnel), within_s=5, what="the datagram")
 
     assert "tun0" not in host.run(["ip", "link"])
 
@@ -102,9 +105,9 @@ def test_a_loopback_lab_has_no_network_of_its_own() -> None:
             lab["h1"].second_uplink()
 
 
-def _read(descriptor: int) -> bytes:
+def _read(tunnel: Tunnel) -> bytes:
     try:
-        return os.read(descriptor, 2048)
+        return tunnel.recv(2048)
     except BlockingIOError:
         return b""
 

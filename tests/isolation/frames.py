@@ -1,0 +1,75 @@
+"""Raw frames between the host's wire and the outsider's, past sockets and, so an intruder hopes, past the firewall."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.isolation.packets import ETH_P_ALL, Ends, frame, ip, udp
+from tests.isolation.passing import Seen, one_way
+from tests.isolation.world import World
+from tests.lab import Vantage
+
+_SOL_PACKET, _PACKET_QDISC_BYPASS = 263, 20  # linux/if_packet.h
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Two ends of one wire, and their links' names."""
+
+    near: Vantage
+    far: Vantage
+    near_link: str = "eth0"
+    far_link: str = "eth0"
+
+    def turned(self) -> "Wire":
+        """The same, the other way."""
+        return Wire(self.far, self.near, self.far_link, self.near_link)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a raw frame is made of.
+
+    `claim` is what the sender says the frame is, which the kernel believes (packet(7), sll_protocol); `tap` is the
+    protocol that the receiver asks for: only what asks for all is served before netfilter's ingress hook.
+    """
+
+    ethertype: int
+    claim: int | None = None
+    tap: int = ETH_P_ALL
+    vlan: int = 0
+    bypass: bool = False
+    is_ip: bool = False
+    broadcast: bool = False
+
+
+def raw_frame(wire: Callable[[World], Wire], raw: Raw) -> Callable[[World, float], Seen]:
+    """A probe that sends such frames from one end of a wire to the other."""
+
+    def look(world: World, patience_s: float) -> Seen:
+        there = wire(world)
+        target = b"\xff" * 6 if raw.broadcast else world.hardware(there.far, there.far_link)
+        source = world.hardware(there.near, there.near_link)
+        ends = Ends(there.near.address, there.far.address, 5353, 5353)
+
+        def speak(token: bytes) -> None:
+            payload = ip(ends, socket.IPPROTO_UDP, udp(ends, token)) if raw.is_ip else token
+            sender.sendto(frame(target, source, raw.ethertype, payload, vlan=raw.vlan), to)
+
+        claim = raw.ethertype if raw.claim is None else raw.claim
+        to = (there.near_link, claim)
+        with packet_socket(there.near, there.near_link, 0) as sender:
+            sender.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, int(raw.bypass))
+            with packet_socket(there.far, there.far_link, raw.tap) as receiver:
+                return one_way(speak, receiver, patience_s)
+
+    return look
+
+
+@contextmanager
+def packet_socket(place: Vantage, link: str, protocol: int) -> Iterator[socket.socket]:
+    """A packet socket on a link; protocol 0 receives nothing."""
+    with place.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as made:
+        made.bind((link, protocol))
+        yield made

@@ -1,0 +1,112 @@
+"""One host with everything that an isolation could leak through, and those that it could leak to."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fireline_agent.hands.namespaces import entered
+from tests.isolation.passing import V4, V6, address
+from tests.lab import IMAGE, Host, Lab, Vantage, engine
+from tests.lab.annexes import Tunnel
+
+AGENT_PORT = 7700
+PUBLISHED_PORT, HOST_NETWORK_PORT = 18080, 18081
+ALLOWED_PORT = 2222  # of the outsider, for both protocols, when an order says so
+_BRIDGE_CALLS = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Both ends of a connection that stood before the isolation; the near one is on the isolated host."""
+
+    near: socket.socket
+    far: socket.socket
+
+
+@dataclass
+class World:
+    """The isolated host, its parts, and the places around it."""
+
+    host: Vantage
+    outsider: Vantage
+    controller: Vantage
+    eth1: Vantage
+    backyard: Vantage  # what eth1 leads to
+    guest: Vantage
+    tunnel: Tunnel
+    one: Vantage  # two containers on the engine's own bridge
+    two: Vantage
+    lab_host: Host
+    sessions: dict[str, Session] = field(default_factory=dict)
+    _bridge_lock: threading.Lock = field(default_factory=threading.Lock)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    @classmethod
+    def around(cls, lab: Lab, host: Host) -> "World":
+        """Give a host with an engine all of it; a context manager."""
+        with ExitStack() as stack:
+            tunnel = stack.enter_context(host.tunnel())
+            eth1, backyard = host.second_uplink()
+            _run(host, "one", "sleep", "9999")
+            _run(host, "two", "sleep", "9999")
+            _run(host, "published", "httpd", "-f", "-p", "80", "-h", "/etc", options=("-p", f"{PUBLISHED_PORT}:80"))
+            _run(host, "on-host", "httpd", "-f", "-p", str(HOST_NETWORK_PORT), "-h", "/etc", options=("--net", "host"))
+            made = cls(
+                host.vantage, lab.outsider(), lab.controller, eth1, backyard, host.guest("macvlan"), tunnel,
+                engine.container(host, "one"), engine.container(host, "two"), host,
+            )  # fmt: skip
+            made._stack = stack.pop_all()
+        made._open_sessions()
+        return made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def bridge_calls(self, number: int) -> Iterator[None]:
+        """Let the host's bridges show their packets to iptables, or not; one at a time."""
+        with self._bridge_lock, entered(str(self.host.netns)):  # the file is that of the thread's namespace
+            before = _BRIDGE_CALLS.read_text()
+            _BRIDGE_CALLS.write_text(str(number))
+            try:
+                yield
+            finally:
+                _BRIDGE_CALLS.write_text(before)
+
+    def hardware(self, place: Vantage, link: str = "eth0") -> bytes:
+        """The hardware address of a place's link."""
+        [shown] = json.loads(place.run(["ip", "-j", "link", "show", link]))
+        return bytes.fromhex(shown["address"].replace(":", ""))
+
+    def _open_sessions(self) -> None:
+        for family, word in ((V4, "IPv4"), (V6, "IPv6")):
+            self.sessions[f"from the host, {word}"] = self._session(self.host, self.outsider, family, near_first=True)
+            self.sessions[f"to the host, {word}"] = self._session(self.outsider, self.host, family, near_first=False)
+        self.sessions["from a container"] = self._session(self.one, self.outsider, V4, near_first=True)
+        self.sessions["from a macvlan guest"] = self._session(self.guest, self.outsider, V4, near_first=True)
+
+    def _session(self, client: Vantage, server: Vantage, family: int, *, near_first: bool) -> Session:
+        with server.socket(family, socket.SOCK_STREAM) as listener:
+            listener.bind((address(server, family), 0))
+            listener.listen()
+            listener.settimeout(10)
+            caller = self._stack.enter_context(client.socket(family, socket.SOCK_STREAM))
+            caller.settimeout(10)
+            caller.connect(listener.getsockname()[:2])
+            accepted = self._stack.enter_context(listener.accept()[0])
+        return Session(caller, accepted) if near_first else Session(accepted, caller)
+
+
+def _run(host: Host, name: str, *command: str, options: tuple[str, ...] = ()) -> None:
+    engine.docker(host, "run", "-d", "--pull", "never", "--name", name, *options, IMAGE, *command)
