@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from tests.isolation.frames import packet_socket
-from tests.isolation.packets import ETH_P_ALL, ETH_P_EXPERIMENT, frame
+from tests.isolation.packets import ETH_P_EXPERIMENT, frame
 from tests.isolation.passing import V4, Seen, one_way, packet, segment_for, tcp, udp
-from tests.isolation.probes import Look
+from tests.isolation.probes import ONE, TWO, Look, Who
 from tests.isolation.world import World
 from tests.lab import engine
 
@@ -48,10 +48,14 @@ def from_host_network(world: World, patience_s: float) -> Seen:
         return Seen.OPEN
 
 
-def to_host(world: World, patience_s: float) -> Seen:
+def to_host(who: Who) -> Look:
     """A container calls its host at the bridge's address."""
-    gateway = world.one.run(["ip", "route", "show", "default"]).split()[2]
-    return tcp(world.one, replace(world.host, address=gateway), V4, patience_s)
+
+    def look(world: World, patience_s: float) -> Seen:
+        gateway = who(world).run(["ip", "route", "show", "default"]).split()[2]
+        return tcp(who(world), replace(world.host, address=gateway), V4, patience_s)
+
+    return look
 
 
 def between(bridge_calls: int) -> Look:
@@ -69,15 +73,24 @@ def frames_between(bridge_calls: int) -> Look:
     """The same with raw frames, which engines let containers send by default (CAP_NET_RAW)."""
 
     def look(world: World, patience_s: float) -> Seen:
-        source, target = world.hardware(world.one), world.hardware(world.two)
+        with world.bridge_calls(bridge_calls):
+            return frames(ONE, TWO)(world, patience_s)
+
+    return look
+
+
+def frames(source: Who, target: Who) -> Look:
+    """Raw frames from one container to another on the same bridge."""
+
+    def look(world: World, patience_s: float) -> Seen:
+        own, other = world.hardware(source(world)), world.hardware(target(world))
         with (
-            world.bridge_calls(bridge_calls),
-            packet_socket(world.one, "eth0", 0) as sender,
-            packet_socket(world.two, "eth0", ETH_P_ALL) as receiver,
+            packet_socket(source(world), "eth0", 0) as sender,
+            packet_socket(target(world), "eth0", ETH_P_EXPERIMENT) as receiver,
         ):
             to = ("eth0", ETH_P_EXPERIMENT)
             return one_way(
-                lambda token: sender.sendto(frame(target, source, ETH_P_EXPERIMENT, token), to), receiver, patience_s
+                lambda token: sender.sendto(frame(other, own, ETH_P_EXPERIMENT, token), to), receiver, patience_s
             )
 
     return look

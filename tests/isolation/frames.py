@@ -41,6 +41,7 @@ class Raw:
     vlan: int = 0
     bypass: bool = False
     is_ip: bool = False
+    offset: int = 0  # of an IPv4 fragment; 8 puts the word of an ARP request where ARP has its operation
     broadcast: bool = False
 
 
@@ -54,7 +55,7 @@ def raw_frame(wire: Callable[[World], Wire], raw: Raw) -> Callable[[World, float
         ends = Ends(there.near.address, there.far.address, 5353, 5353)
 
         def speak(token: bytes) -> None:
-            payload = ip(ends, socket.IPPROTO_UDP, udp(ends, token)) if raw.is_ip else token
+            payload = ip(ends, socket.IPPROTO_UDP, udp(ends, token), offset=raw.offset) if raw.is_ip else token
             sender.sendto(frame(target, source, raw.ethertype, payload, vlan=raw.vlan), to)
 
         claim = raw.ethertype if raw.claim is None else raw.claim

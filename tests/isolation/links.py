@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from tests.isolation import packets
 from tests.isolation.passing import V4, V6, Seen, address, one_way, passes, tcp
-from tests.isolation.probes import Look, Who
+from tests.isolation.probes import HOST, Look, Who
 from tests.isolation.world import World
 from tests.lab import Vantage, eventually
 from tests.lab.errors import LabError
@@ -135,13 +135,15 @@ def tunnel_in(family: int) -> Look:
     return look
 
 
-def loopback(place: str, family: int) -> Look:
-    """A connection of the host with itself, at the address that `place` names."""
+def loopback(address_of: str, family: int, who: Who = HOST) -> Look:
+    """A connection of a place with itself: at its `own` address, or at the `loopback` one."""
 
     def look(world: World, patience_s: float) -> Seen:
-        own = address(world.host, family)
-        here = own if place == "own" else ("127.0.0.1" if family == V4 else "::1")
-        inside = Vantage("the host itself", world.host.netns, here, here)
+        place = who(world)
+        here = address(place, family)
+        if address_of == "loopback":
+            here = "127.0.0.1" if family == V4 else "::1"
+        inside = Vantage(f"{place.name} itself", place.netns, here, here)
         return tcp(inside, inside, family, patience_s)
 
     return look

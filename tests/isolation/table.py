@@ -138,6 +138,7 @@ def _frames() -> Sequence[Row]:
             ("IPv4 in a VLAN", Raw(ETH_P_IP, is_ip=True, vlan=5)),
             ("IPv4 that claims to be ARP", Raw(ETH_P_IP, claim=ETH_P_ARP, is_ip=True)),
             ("IPv4 that claims to be ARP, past the queue", Raw(ETH_P_IP, claim=ETH_P_ARP, is_ip=True, bypass=True)),
+            ("IPv4 fragment that claims to be ARP", Raw(ETH_P_IP, claim=ETH_P_ARP, is_ip=True, offset=8)),
             ("unknown ethertype that claims to be IPv4", Raw(ETH_P_EXPERIMENT, claim=ETH_P_IP)),
             ("EAPOL", Raw(0x888E)),
             ("LLDP", Raw(0x88CC)),
@@ -179,7 +180,7 @@ def _ways() -> Sequence[Row]:
         ]
     rows += [
         dark("macvlan guest to the controller from the agent's port", by_agents_port(GUEST, CONTROLLER)),
-        ended("session of a macvlan guest", session("from a macvlan guest", outwards=True)),
+        ended("session of a macvlan guest", session("from macvlan", outwards=True)),
     ]
     return rows
 
@@ -189,12 +190,12 @@ def _containers() -> Sequence[Row]:
         dark("container to the world, TCP", tcp_between(ONE, OUTSIDER, V4)),
         dark("container to the world, UDP", udp_between(ONE, OUTSIDER, V4)),
         dark("container to the controller", tcp_between(ONE, CONTROLLER, V4)),
-        ended("session of a container", session("from a container", outwards=True)),
+        ended("session of a container", session("from one", outwards=True)),
         dark("the world to a published port", containers.web(PUBLISHED_PORT)),
         dark("the world to a container on the host's network", containers.web(HOST_NETWORK_PORT)),
         dark("container on the host's network to the world", containers.from_host_network),
         dark("the host to a container", tcp_between(HOST, ONE, V4)),
-        dark("a container to the host", containers.to_host),
+        dark("a container to the host", containers.to_host(ONE)),
         *(
             row
             for calls in (0, 1)

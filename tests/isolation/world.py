@@ -42,6 +42,7 @@ class World:
     tunnel: Tunnel
     one: Vantage  # two containers on the engine's own bridge
     two: Vantage
+    published: Vantage  # a third one, which serves the web at the host's PUBLISHED_PORT
     lab_host: Host
     sessions: dict[str, Session] = field(default_factory=dict)
     _bridge_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -58,9 +59,18 @@ class World:
             _run(host, "published", "httpd", "-f", "-p", "80", "-h", "/etc", options=("-p", f"{PUBLISHED_PORT}:80"))
             _run(host, "on-host", "httpd", "-f", "-p", str(HOST_NETWORK_PORT), "-h", "/etc", options=("--net", "host"))
             made = cls(
-                host.vantage, lab.outsider(), lab.controller, eth1, backyard, host.guest("macvlan"), tunnel,
-                engine.container(host, "one"), engine.container(host, "two"), host,
-            )  # fmt: skip
+                host=host.vantage,
+                outsider=lab.outsider(),
+                controller=lab.controller,
+                eth1=eth1,
+                backyard=backyard,
+                guest=host.guest("macvlan"),
+                tunnel=tunnel,
+                one=engine.container(host, "one"),
+                two=engine.container(host, "two"),
+                published=engine.container(host, "published"),
+                lab_host=host,
+            )
             made._stack = stack.pop_all()
         made._open_sessions()
         return made
@@ -94,6 +104,9 @@ class World:
             self.sessions[f"from the host, {word}"] = self._session(self.host, self.outsider, family, near_first=True)
             self.sessions[f"to the host, {word}"] = self._session(self.outsider, self.host, family, near_first=False)
         self.sessions["from a container"] = self._session(self.one, self.outsider, V4, near_first=True)
+        self.sessions["from the published container"] = self._session(
+            self.published, self.outsider, V4, near_first=True
+        )
         self.sessions["from a macvlan guest"] = self._session(self.guest, self.outsider, V4, near_first=True)
 
     def _session(self, client: Vantage, server: Vantage, family: int, *, near_first: bool) -> Session:
