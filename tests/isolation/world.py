@@ -103,11 +103,8 @@ class World:
         for family, word in ((V4, "IPv4"), (V6, "IPv6")):
             self.sessions[f"from the host, {word}"] = self._session(self.host, self.outsider, family, near_first=True)
             self.sessions[f"to the host, {word}"] = self._session(self.outsider, self.host, family, near_first=False)
-        self.sessions["from a container"] = self._session(self.one, self.outsider, V4, near_first=True)
-        self.sessions["from the published container"] = self._session(
-            self.published, self.outsider, V4, near_first=True
-        )
-        self.sessions["from a macvlan guest"] = self._session(self.guest, self.outsider, V4, near_first=True)
+        for place in (self.one, self.published, self.guest):
+            self.sessions[f"from {place.name}"] = self._session(place, self.outsider, V4, near_first=True)
 
     def _session(self, client: Vantage, server: Vantage, family: int, *, near_first: bool) -> Session:
         with server.socket(family, socket.SOCK_STREAM) as listener:
