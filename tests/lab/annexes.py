@@ -13,6 +13,7 @@ from typing import Self
 
 from fireline_agent.hands.namespaces import entered
 from tests.lab.commands import do, ip
+from tests.lab.processes import Process
 from tests.lab.vantage import Vantage
 from tests.lab.wires import address, address6
 
@@ -36,30 +37,26 @@ def second_uplink(host: Vantage, netns: str, network: int) -> tuple[Vantage, Van
     return near, far
 
 
-def guest(host: Vantage, netns: str, network: int, kind: str) -> Vantage:
-    """Put a child of the host's wire into a namespace of its own, as container engines do.
+def guest(host: Vantage, holder: Process, network: int, kind: str) -> Vantage:
+    """Put a child of the host's wire into the namespace of a process of the host, as container engines do.
 
     Args:
         host: whose wire.
-        netns: the name of the namespace to make.
+        holder: the process, in a network namespace of its own.
         network: the lab's.
         kind: `macvlan` or `ipvlan`.
 
     Raises:
-        LabError: the kernel has no such kind; nothing is left.
+        LabError: the kernel has no such kind.
     """
-    do("ip", "netns", "add", netns)
-    try:
-        mode = "bridge" if kind == "macvlan" else "l2"
-        host.run(["ip", "link", "add", "guest0", "link", "eth0", "type", kind, "mode", mode])
-    except BaseException:
-        do("ip", "netns", "del", netns)
-        raise
-    host.run(["ip", "link", "set", "guest0", "netns", netns, "name", "eth0"])
+    mode = "bridge" if kind == "macvlan" else "l2"
+    host.run(["ip", "link", "add", "guest0", "link", "eth0", "type", kind, "mode", mode])
+    host.run(["ip", "link", "set", "guest0", "netns", str(holder.pid), "name", "eth0"])
     here, here6 = address(network, _GUEST), address6(network, _GUEST)
+    made = Vantage(kind, Path(f"/proc/{holder.pid}/ns/net"), here, here6)
     addresses = [f"addr add {here}/24 dev eth0", f"addr add {here6}/64 dev eth0 nodad"]
-    ip(netns, ["link set lo up", "link set eth0 up", *addresses])
-    return Vantage(kind, _NETNS / netns, here, here6)
+    made.run(["ip", "-batch", "-"], text="\n".join(["link set lo up", "link set eth0 up", *addresses]) + "\n")
+    return made
 
 
 @dataclass

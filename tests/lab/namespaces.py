@@ -66,18 +66,25 @@ class NamespaceHost(Host):
 
     @override
     def second_uplink(self) -> tuple[Vantage, Vantage]:
-        return annexes.second_uplink(self.vantage, self._annex("uplink"), self._lab.network)
+        netns = f"{self._wires.netns(self._state)}-uplink"
+        return annexes.second_uplink(self.vantage, netns, self._lab.network)
 
     @override
     def guest(self, kind: str) -> Vantage:
-        return annexes.guest(self.vantage, self._annex(kind), self._lab.network, kind)
+        holder = self.spawn(["unshare", "--net", "sleep", "infinity"], unit="guest")
+        try:
+            eventually(lambda: self._is_apart(holder), within_s=5, what=f"a namespace for a {kind} guest")
+            return annexes.guest(self.vantage, holder, self._lab.network, kind)
+        except BaseException:
+            holder.signal(9)
+            raise
 
     @override
     def tunnel(self) -> annexes.Tunnel:
         return annexes.tunnel(self.vantage, self._lab.network)
 
-    def _annex(self, what: str) -> str:
-        return f"{self._wires.netns(self._state)}-{what}"
+    def _is_apart(self, process: Process) -> bool:
+        return Path(f"/proc/{process.pid}/ns/net").stat().st_ino != self.vantage.netns.stat().st_ino
 
     @override
     def boot(self) -> None:
