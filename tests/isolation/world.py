@@ -16,6 +16,7 @@ from tests.lab import IMAGE, Host, Lab, Vantage, engine
 from tests.lab.annexes import Tunnel
 
 AGENT_PORT = 7700
+PUBLISHED_IMAGE, PUBLISHED_SERVICE = "fireline-lab/published:1", "shop"
 PUBLISHED_PORT, HOST_NETWORK_PORT = 18080, 18081
 ALLOWED_PORT = 2222  # of the outsider, for both protocols, when an order says so
 _BRIDGE_CALLS = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -56,8 +57,11 @@ class World:
             eth1, backyard = host.second_uplink()
             _run(host, "one", "sleep", "9999")
             _run(host, "two", "sleep", "9999")
-            _run(host, "published", "httpd", "-f", "-p", "80", "-h", "/etc", options=("-p", f"{PUBLISHED_PORT}:80"))
-            _run(host, "on-host", "httpd", "-f", "-p", str(HOST_NETWORK_PORT), "-h", "/etc", options=("--net", "host"))
+            engine.docker(host, "tag", IMAGE, PUBLISHED_IMAGE)
+            web = ("httpd", "-f", "-h", "/etc", "-p")
+            service = ("-p", f"{PUBLISHED_PORT}:80", "--label", f"com.docker.compose.service={PUBLISHED_SERVICE}")
+            _run(host, "published", *web, "80", options=service, image=PUBLISHED_IMAGE)
+            _run(host, "on-host", *web, str(HOST_NETWORK_PORT), options=("--net", "host"))
             made = cls(
                 host=host.vantage,
                 outsider=lab.outsider(),
@@ -72,7 +76,6 @@ class World:
                 lab_host=host,
             )
             made._stack = stack.pop_all()
-        made._open_sessions()
         return made
 
     def __enter__(self) -> Self:
@@ -81,7 +84,12 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._hang_up()
         self._stack.close()
+
+    def ruleset(self) -> str:
+        """The host's rules as anybody finds them, without counters."""
+        return self.host.run(["nft", "-s", "list", "ruleset"])
 
     @contextmanager
     def bridge_calls(self, number: int) -> Iterator[None]:
@@ -99,24 +107,32 @@ class World:
         [shown] = json.loads(place.run(["ip", "-j", "link", "show", link]))
         return bytes.fromhex(shown["address"].replace(":", ""))
 
-    def _open_sessions(self) -> None:
+    def connect(self) -> None:
+        """Let fresh sessions stand, in the place of those of before."""
+        self._hang_up()
         for family, word in ((V4, "IPv4"), (V6, "IPv6")):
             self.sessions[f"from the host, {word}"] = self._session(self.host, self.outsider, family, near_first=True)
             self.sessions[f"to the host, {word}"] = self._session(self.outsider, self.host, family, near_first=False)
         for place in (self.one, self.published, self.guest):
             self.sessions[f"from {place.name}"] = self._session(place, self.outsider, V4, near_first=True)
 
+    def _hang_up(self) -> None:
+        for session in self.sessions.values():
+            session.near.close()
+            session.far.close()
+        self.sessions.clear()
+
     def _session(self, client: Vantage, server: Vantage, family: int, *, near_first: bool) -> Session:
         with server.socket(family, socket.SOCK_STREAM) as listener:
             listener.bind((address(server, family), 0))
             listener.listen()
             listener.settimeout(10)
-            caller = self._stack.enter_context(client.socket(family, socket.SOCK_STREAM))
+            caller = client.socket(family, socket.SOCK_STREAM)
             caller.settimeout(10)
             caller.connect(listener.getsockname()[:2])
-            accepted = self._stack.enter_context(listener.accept()[0])
+            accepted, _ = listener.accept()
         return Session(caller, accepted) if near_first else Session(accepted, caller)
 
 
-def _run(host: Host, name: str, *command: str, options: tuple[str, ...] = ()) -> None:
-    engine.docker(host, "run", "-d", "--pull", "never", "--name", name, *options, IMAGE, *command)
+def _run(host: Host, name: str, *command: str, options: tuple[str, ...] = (), image: str = IMAGE) -> None:
+    engine.docker(host, "run", "-d", "--pull", "never", "--name", name, *options, image, *command)
