@@ -12,7 +12,7 @@ import struct
 from contextlib import ExitStack, closing
 
 from fireline_agent.hands.namespaces import entered
-from tests.isolation.frames import packet_socket
+from tests.isolation.frames import hardware, packet_socket
 from tests.isolation.packets import ETH_P_ALL, ETH_P_EXPERIMENT, frame
 from tests.isolation.passing import Seen, one_way
 from tests.isolation.world import World
@@ -33,7 +33,7 @@ def by_tc_redirect(world: World, patience_s: float) -> Seen:
 
     What tc redirects skips netfilter's egress hook by design (nf_skip_egress in net/core/dev.c). Needs CAP_NET_ADMIN.
     """
-    target, source = world.hardware(world.outsider), world.hardware(world.host)
+    target, source = hardware(world.outsider), hardware(world.host)
     world.host.run(["tc", "qdisc", "add", "dev", "lo", "clsact"])
     match = ["protocol", f"{ETH_P_EXPERIMENT:#x}", "u32", "match", "u8", "0", "0"]
     action = ["action", "mirred", "egress", "redirect", "dev", "eth0"]
@@ -53,7 +53,7 @@ def by_tc_redirect(world: World, patience_s: float) -> Seen:
 
 def by_xdp_socket(world: World, patience_s: float) -> Seen:
     """A frame through an AF_XDP socket, which hands it to the driver (__xsk_generic_xmit). Needs CAP_NET_RAW."""
-    target, source = world.hardware(world.outsider), world.hardware(world.host)
+    target, source = hardware(world.outsider), hardware(world.host)
     with (
         closing(XdpSocket(world.host, "eth0")) as sender,
         packet_socket(world.outsider, "eth0", ETH_P_ALL) as receiver,

@@ -4,7 +4,7 @@ import socket
 from contextlib import ExitStack
 from dataclasses import replace
 
-from tests.isolation.frames import packet_socket
+from tests.isolation.frames import hardware, packet_socket
 from tests.isolation.packets import ETH_P_EXPERIMENT, frame
 from tests.isolation.passing import V4, Seen, one_way, packet, segment_for, tcp, udp
 from tests.isolation.probes import ONE, TWO, Look, Who
@@ -83,7 +83,7 @@ def frames(source: Who, target: Who) -> Look:
     """Raw frames from one container to another on the same bridge."""
 
     def look(world: World, patience_s: float) -> Seen:
-        own, other = world.hardware(source(world)), world.hardware(target(world))
+        own, other = hardware(source(world)), hardware(target(world))
         with (
             packet_socket(source(world), "eth0", 0) as sender,
             packet_socket(target(world), "eth0", ETH_P_EXPERIMENT) as receiver,

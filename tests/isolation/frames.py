@@ -1,5 +1,6 @@
 """Raw frames between the host's wire and the outsider's, past sockets and, so an intruder hopes, past the firewall."""
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,23 +50,34 @@ def raw_frame(wire: Callable[[World], Wire], raw: Raw) -> Callable[[World, float
     """A probe that sends such frames from one end of a wire to the other."""
 
     def look(world: World, patience_s: float) -> Seen:
-        there = wire(world)
-        target = b"\xff" * 6 if raw.broadcast else world.hardware(there.far, there.far_link)
-        source = world.hardware(there.near, there.near_link)
-        ends = Ends(there.near.address, there.far.address, 5353, 5353)
-
-        def speak(token: bytes) -> None:
-            payload = ip(ends, socket.IPPROTO_UDP, udp(ends, token), offset=raw.offset) if raw.is_ip else token
-            sender.sendto(frame(target, source, raw.ethertype, payload, vlan=raw.vlan), to)
-
-        claim = raw.ethertype if raw.claim is None else raw.claim
-        to = (there.near_link, claim)
-        with packet_socket(there.near, there.near_link, 0) as sender:
-            sender.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, int(raw.bypass))
-            with packet_socket(there.far, there.far_link, raw.tap) as receiver:
-                return one_way(speak, receiver, patience_s)
+        return send_raw(wire(world), raw, patience_s)
 
     return look
+
+
+def send_raw(wire: Wire, raw: Raw, patience_s: float) -> Seen:
+    """Send such frames from the near end of a wire to the far one."""
+    target = b"\xff" * 6 if raw.broadcast else hardware(wire.far, wire.far_link)
+    source = hardware(wire.near, wire.near_link)
+    ends = Ends(wire.near.address, wire.far.address, 5353, 5353)
+    to = (wire.near_link, raw.ethertype if raw.claim is None else raw.claim)
+
+    def speak(token: bytes) -> None:
+        payload = ip(ends, socket.IPPROTO_UDP, udp(ends, token), offset=raw.offset) if raw.is_ip else token
+        sender.sendto(frame(target, source, raw.ethertype, payload, vlan=raw.vlan), to)
+
+    with (
+        packet_socket(wire.near, wire.near_link, 0) as sender,
+        packet_socket(wire.far, wire.far_link, raw.tap) as receiver,
+    ):
+        sender.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, int(raw.bypass))
+        return one_way(speak, receiver, patience_s)
+
+
+def hardware(place: Vantage, link: str = "eth0") -> bytes:
+    """The hardware address of a place's link."""
+    [shown] = json.loads(place.run(["ip", "-j", "link", "show", link]))
+    return bytes.fromhex(shown["address"].replace(":", ""))
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """One host with everything that an isolation could leak through, and those that it could leak to."""
 
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -101,11 +100,6 @@ class World:
                 yield
             finally:
                 _BRIDGE_CALLS.write_text(before)
-
-    def hardware(self, place: Vantage, link: str = "eth0") -> bytes:
-        """The hardware address of a place's link."""
-        [shown] = json.loads(place.run(["ip", "-j", "link", "show", link]))
-        return bytes.fromhex(shown["address"].replace(":", ""))
 
     def connect(self) -> None:
         """Let fresh sessions stand, in the place of those of before."""

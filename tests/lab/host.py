@@ -104,8 +104,15 @@ class Host(ABC):
         """Give the host `tun0`, whose far end is in the caller's hands; a context manager. One host of a lab."""
 
     @abstractmethod
-    def boot(self) -> None:
-        """Start the host, and the services it had: engine and agent, like a host whose units are enabled."""
+    def boot(self, *, services: bool = True) -> None:
+        """Start the host, and the services it had: engine and agent, like a host whose units are enabled.
+
+        Without services it stays as bare as it is before the first unit; `start_services` goes on from there.
+        """
+
+    @abstractmethod
+    def start_services(self) -> None:
+        """Start the engine and the agent that the host had."""
 
     @abstractmethod
     def power_cut(self) -> None:

@@ -42,10 +42,15 @@ class LoopbackHost(Host):
         self._cannot("have a tunnel")
 
     @override
-    def boot(self) -> None:
+    def boot(self, *, services: bool = True) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
         self._state.boots += 1
         self._lab.save()
+        if services:
+            self.start_services()
+
+    @override
+    def start_services(self) -> None:
         if self._state.agent_argv:
             self.start_agent()
 

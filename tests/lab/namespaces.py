@@ -87,7 +87,7 @@ class NamespaceHost(Host):
         return Path(f"/proc/{process.pid}/ns/net").stat().st_ino != self.vantage.netns.stat().st_ino
 
     @override
-    def boot(self) -> None:
+    def boot(self, *, services: bool = True) -> None:
         if self.is_up():
             raise LabError(f"{self.name}: it is up already; power_cut() first")
         self._clear_crashed()
@@ -97,6 +97,11 @@ class NamespaceHost(Host):
         self._group.protect_disks()
         self._start_init()
         self._lab.save()
+        if services:
+            self.start_services()
+
+    @override
+    def start_services(self) -> None:
         if self._lab.engine:
             engine.start(self)
         if self._state.agent_argv:
