@@ -9,18 +9,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from fireline_agent.config import read_toml, typed
 from fireline_agent.errors import ConfigError, RefusedError
+
+_SERVICES: Final = ("Host", "Capture", "Isolation", "Witness")
 
 
 @dataclass(frozen=True)
 class Policy:
     """The host's own rules. Names of collectors may be shell patterns; `*` allows every one."""
 
-    # Host and Capture; Host can't be left out.
-    services: tuple[str, ...] = ("Host", "Capture")
+    # Host can't be left out. Isolation cuts this host off on a signed order; Witness looks at other hosts' ports.
+    services: tuple[str, ...] = _SERVICES
     # Collectors that may run, as shell patterns.
     collectors: tuple[str, ...] = ("*",)
     # Folders that a command may name to be read, with all below them. What a collector reads by its nature, such as
@@ -28,9 +30,9 @@ class Policy:
     paths: tuple[str, ...] = ("/",)
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.services) - {"Host", "Capture"})
+        unknown = sorted(set(self.services) - set(_SERVICES))
         if unknown:
-            raise ConfigError(f"services: unknown service {unknown[0]!r}; known are Host and Capture")
+            raise ConfigError(f"services: unknown service {unknown[0]!r}; known are {', '.join(_SERVICES)}")
         if "Host" not in self.services:
             raise ConfigError("services: Host can't be left out: without it the host's certificate can't be renewed")
         for path in self.paths:

@@ -219,8 +219,19 @@ def _writing(behaviour: Callable[[Any, _Context], AsyncGenerator[Any, None]]) ->
     """A generator of responses as a function that writes them: a cut can then reach it while it waits for the peer."""
 
     async def write_all(request: Any, context: _Context) -> None:
+        await _open(context)
         async with aclosing(behaviour(request, context)) as responses:
             async for response in responses:
                 await context.write(response)
 
     return write_all
+
+
+async def _open(context: _Context) -> None:
+    """Send what goes before the first response. A cut waits for it: gRPC loses the status of a call cut right there."""
+    opening = asyncio.ensure_future(context.send_initial_metadata(()))
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await opening
+        raise

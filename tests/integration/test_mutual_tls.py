@@ -384,6 +384,18 @@ async def test_an_older_deny_list_changes_nothing(agent: Agent) -> None:
         assert await reason(idle) == "certificate_revoked"
 
 
+async def test_a_cut_right_after_the_first_response_says_why(agent: Agent) -> None:
+    """Also while gRPC still notes that the response left: the call must not hang until its deadline."""
+    serial = serial_of(agent.authority.controller)
+    for round_ in range(60):
+        agent.deny.replace(2 * round_ + 1, set())
+        async with dial(agent, agent.authority.controller) as channel:
+            idle = channel.unary_stream(WATCH)(b"", timeout=10)
+            await idle.read()
+            assert agent.deny.replace(2 * round_ + 2, {serial}) == 1
+            assert await reason(idle) == "certificate_revoked"
+
+
 async def test_a_caller_that_goes_away_is_no_cut(agent: Agent) -> None:
     """The handler ends, nothing of the call is kept, and the next call is served."""
     async with dial(agent, agent.authority.controller) as channel:

@@ -1,10 +1,11 @@
 """The door to connection tracking: the flows that the kernel remembers, through ctnetlink or /proc.
 
-Reads the network namespace this thread is in. Leaves to others: what a flow means.
+Acts in the network namespace this thread is in. Leaves to others: what a flow means.
 
 Sources: linux/netfilter/nfnetlink_conntrack.h, linux/netfilter/nf_conntrack_tcp.h, conntrack(8).
 """
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any, Final
 from fireline_agent.hands.netlink import NETLINK_NETFILTER, Netlink, NetlinkError, attributes, network_order
 
 _GET_FLOWS: Final = (1 << 8) | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
+_DELETE_FLOWS: Final = (1 << 8) | 2  # IPCTNL_MSG_CT_DELETE
+_GET_STATISTICS: Final = (1 << 8) | 5  # IPCTNL_MSG_CT_GET_STATS
 _HEADER_BYTES: Final = 4  # nfgenmsg
 _TCP_STATES: Final = (
     "NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE",
@@ -38,6 +41,30 @@ def flows(table: Path = Path("/proc/thread-self/net/nf_conntrack")) -> Iterator[
         with table.open("rb") as lines:
             for line in lines:
                 yield {"line": line.decode(errors="backslashreplace").rstrip()}
+
+
+def forget_all() -> int:
+    """Make the kernel forget every flow; what is offloaded to a flow table ends with it. Returns how many there were.
+
+    A namespace whose kernel tracks nothing has none.
+
+    Raises:
+        OSError: we may not.
+    """
+    with Netlink(NETLINK_NETFILTER) as netlink:
+        try:
+            count = _count(netlink)
+            netlink.request(_DELETE_FLOWS, struct.pack("=4B", 0, 0, 0, 0))
+        except NetlinkError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT):  # ctnetlink is not in this kernel
+                return 0
+            raise
+    return count
+
+
+def _count(netlink: Netlink) -> int:
+    answers = netlink.request(_GET_STATISTICS, struct.pack("=4B", 0, 0, 0, 0))
+    return sum(network_order(attributes(answer, _HEADER_BYTES).get(1)) or 0 for answer in answers)
 
 
 def _flow(message: bytes) -> dict[str, Any]:

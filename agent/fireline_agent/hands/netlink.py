@@ -1,4 +1,4 @@
-"""The door to netlink: ask the kernel for one table and take the answer apart, without a tool and without a fork.
+"""The door to netlink: ask the kernel for one table, or for a change, without a tool and without a fork.
 
 A socket belongs for good to the network namespace it was made in, so a stay of microseconds in another namespace
 is enough. Leaves to others: what the messages of one family mean (rtnetlink, sock_diag, conntrack, nftables).
@@ -6,10 +6,11 @@ is enough. Leaves to others: what the messages of one family mean (rtnetlink, so
 Sources: netlink(7), Documentation/userspace-api/netlink/intro.rst of the kernel, linux/netlink.h.
 """
 
+import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -18,13 +19,20 @@ NETLINK_SOCK_DIAG: Final = 4
 NETLINK_NETFILTER: Final = 12
 
 NLM_F_REQUEST: Final = 0x1
+NLM_F_ACK: Final = 0x4
 NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_DUMP: Final = 0x300
 NLMSG_ERROR: Final = 2
 NLMSG_DONE: Final = 3
 NLMSG_OVERRUN: Final = 4
+RTNLGRP_LINK: Final = 1  # linux/rtnetlink.h
+RTNLGRP_IPV4_IFADDR: Final = 5
+RTNLGRP_IPV6_IFADDR: Final = 9
+NFNLGRP_NFTABLES: Final = 7  # linux/netfilter/nfnetlink.h
 NLA_TYPE_MASK: Final = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
+_SOL_NETLINK: Final = 270  # linux/socket.h
+_ADD_MEMBERSHIP: Final = 1  # linux/netlink.h
 _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _ANSWER_TIMEOUT_S: Final = 2.0  # the kernel answers within the call: this only guards against a lost message
@@ -71,6 +79,56 @@ class Netlink:
                     _raise_refusal(block[start : start + 4])
                     return
                 yield block[start:end]
+
+    def request(self, kind: int, body: bytes) -> list[bytes]:
+        """Ask for one thing or one change, wait until the kernel has done it, and return the bodies that it answered.
+
+        Raises:
+            NetlinkError: the kernel refused.
+            TimeoutError: the kernel didn't answer.
+        """
+        self._sequence += 1
+        self._socket.send(_request(kind, NLM_F_REQUEST | NLM_F_ACK, self._sequence, body))
+        answers: list[bytes] = []
+        while True:
+            block = self._socket.recv(_RECEIVE_BYTES)
+            for found, _, sequence, start, end in _messages(block):
+                if sequence != self._sequence:
+                    continue
+                if found == NLMSG_ERROR:
+                    _raise_refusal(block[start : start + 4])
+                    return answers
+                answers.append(block[start:end])
+
+
+class Listener:
+    """Hears that something changed in the network namespace where it was made; not what: whoever hears looks anew."""
+
+    def __init__(self, protocol: int, groups: Sequence[int]) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        self._socket.setblocking(False)
+        self._socket.bind((0, 0))
+        for group in groups:
+            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+
+    def fileno(self) -> int:
+        """For select(2)."""
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Forget what was heard so far."""
+        while True:
+            try:
+                self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # more was told than was heard: a change all the same
+                    raise
+
+    def close(self) -> None:
+        """Hear no more."""
+        self._socket.close()
 
 
 def attributes(body: bytes, start: int = 0) -> dict[int, bytes]:

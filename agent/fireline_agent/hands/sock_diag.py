@@ -84,10 +84,11 @@ def _inet(netlink: Netlink, *, kind: str, protocol: int) -> Iterator[SocketEntry
     for family in (socket.AF_INET, socket.AF_INET6):
         body = struct.pack("=4BI48s", family, protocol, 0, 0, _ALL_STATES, b"")
         for message in netlink.dump(SOCK_DIAG_BY_FAMILY, body):
-            yield _inet_entry(kind, message)
+            yield inet_entry(kind, message)
 
 
-def _inet_entry(kind: str, message: bytes) -> SocketEntry:
+def inet_entry(kind: str, message: bytes) -> SocketEntry:
+    """The socket that an inet_diag_msg describes."""
     family, state, _, _, ports, source, destination, interface, _, _, received, queued, uid, inode = _INET.unpack_from(
         message
     )

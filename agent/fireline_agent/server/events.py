@@ -1,6 +1,7 @@
 """What happens on this host, told to everybody who watches it."""
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -17,10 +18,13 @@ class Events:
 
     def __init__(self) -> None:
         self._readers: set[asyncio.Queue[host_pb2.HostEvent]] = set()
+        self._unheard: deque[host_pb2.HostEvent] = deque(maxlen=_WAITING)
 
-    def tell(self, kind: "host_pb2.HostEvent.Kind.ValueType", detail: str = "") -> None:
-        """Give every reader an event."""
+    def tell(self, kind: "host_pb2.HostEvent.Kind.ValueType", detail: str = "", *, waits: bool = False) -> None:
+        """Give every reader an event; one that `waits` is for the next reader where there is none now."""
         told = event(kind, detail)
+        if waits and not self._readers:
+            self._unheard.append(told)
         for queue in self._readers:
             if queue.full():
                 queue.get_nowait()
@@ -31,6 +35,8 @@ class Events:
         """A queue that gets every event while the block lasts."""
         queue: asyncio.Queue[host_pb2.HostEvent] = asyncio.Queue(_WAITING)
         self._readers.add(queue)
+        while self._unheard:
+            queue.put_nowait(self._unheard.popleft())
         try:
             yield queue
         finally:

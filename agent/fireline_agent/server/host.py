@@ -32,6 +32,9 @@ class Described:
     machine: Facts
     collectors: Sequence[str]
     hierarchy: Hierarchy
+    # How far this host can be isolated, and what it lacks for more.
+    isolation: str
+    isolation_lacks: Sequence[str]
 
 
 class HostService(host_pb2_grpc.HostServicer):
@@ -106,7 +109,8 @@ class HostService(host_pb2_grpc.HostServicer):
                 received_at=received,
                 certificate_not_after=_timestamp(held.not_after),
                 collectors=described.collectors,
-                lacks=described.hierarchy.lacks,
+                lacks=(*described.hierarchy.lacks, *described.isolation_lacks),
+                isolation=described.isolation,
                 cgroup=described.hierarchy.kind,
                 deny_list_version=self._deny.version,
                 fence_token=self._commands.fence_token,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import grpc
@@ -16,8 +17,10 @@ from grpc_health.v1 import health, health_pb2_grpc
 from fireline_agent.capture.runner import Runner, Running
 from fireline_agent.capture.spool import Spool
 from fireline_agent.config import Config
-from fireline_agent.errors import ConfigError
+from fireline_agent.errors import ConfigError, RefusedError
 from fireline_agent.hands import cgroup, facts
+from fireline_agent.isolation.guardian import Guardian, open_guardian
+from fireline_agent.isolation.upkeep import Kind, News
 from fireline_agent.ledger import Ledger
 from fireline_agent.policy import Policy
 from fireline_agent.server.capture import CaptureService
@@ -25,15 +28,17 @@ from fireline_agent.server.commands import Commands
 from fireline_agent.server.edge import Places
 from fireline_agent.server.events import Events
 from fireline_agent.server.host import Described, HostService
+from fireline_agent.server.isolation import IsolationService
 from fireline_agent.server.keyring import Keyring
 from fireline_agent.server.orders import Terms
 from fireline_agent.server.sessions import Sessions
 from fireline_agent.server.transfer import Transfer
+from fireline_agent.server.witness import WitnessService
 from fireline_wire import tls
 from fireline_wire.guard import DenyList, RoleGuard
 from fireline_wire.identity import Role
 from fireline_wire.transfer import CHANNEL_ARGUMENTS
-from fireline_wire.v1 import capture_pb2_grpc, host_pb2, host_pb2_grpc
+from fireline_wire.v1 import capture_pb2_grpc, host_pb2, host_pb2_grpc, isolation_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +51,13 @@ _ARGUMENTS: Final = (
 )
 _COMMAND_THREADS: Final = 4
 _BULK_THREADS: Final = 4
+_ISOLATION_THREADS: Final = 4
 _EXPIRY_S: Final = 3600.0
+_ISOLATION_EVENTS: Final = {
+    Kind.CHANGED: host_pb2.HostEvent.KIND_ISOLATION_CHANGED,
+    Kind.DRIFT: host_pb2.HostEvent.KIND_ISOLATION_DRIFT,
+    Kind.BROKEN: host_pb2.HostEvent.KIND_ISOLATION_BROKEN,
+}
 _CLOSING_S: Final = 2.0  # for calls in work after the drain; evidence that is cut off is resumed
 
 
@@ -59,11 +70,13 @@ class Parts:
     registry: Mapping[str, str]
     keys: Keyring
     ledger: Ledger
+    deny: DenyList
     spool: Spool
     hierarchy: cgroup.Hierarchy
-    # Threads for commands and threads for bytes: no command waits behind a transfer (I9).
+    # Threads for commands, for bytes and for isolation: none waits behind another (I9).
     control: Executor
     bulk: Executor
+    isolating: Executor
 
 
 async def serve(
@@ -85,9 +98,12 @@ async def serve(
         events = Events()
         sessions = Sessions(Places("sessions", config.command_slots))
         async with asyncio.TaskGroup() as tasks:
-            capture, server = _build(parts, events, sessions, tasks)
+            server, port = _bound(parts)
+            guardian = await _guarded(parts, events, port)
+            capture = _build(parts, server, guardian, events, sessions, tasks)
             await capture.recover(parts.ledger.unfinished())
-            async with _listening(server, parts) as address:
+            async with _listening(server, parts, port) as address:
+                stack.enter_context(guardian.watching())
                 # What lives now lives for good: the collector need not look at it again.
                 gc.collect()
                 gc.freeze()
@@ -114,10 +130,12 @@ def _open(config: Config, registry: Mapping[str, str], stack: ExitStack) -> Part
         registry=registry,
         keys=keys,
         ledger=ledger,
+        deny=DenyList(*keys.held.denied),
         spool=Spool(config.spool, limit_bytes=config.spool_limit_bytes, reserve_bytes=config.spool_reserve_bytes),
         hierarchy=hierarchy,
         control=stack.enter_context(ThreadPoolExecutor(_COMMAND_THREADS, "command")),
         bulk=stack.enter_context(ThreadPoolExecutor(_BULK_THREADS, "bulk")),
+        isolating=stack.enter_context(ThreadPoolExecutor(_ISOLATION_THREADS, "isolation")),
     )
 
 
@@ -127,11 +145,35 @@ def _group_name(config: Config) -> str:
     return f"fireline-{state.st_dev:x}-{state.st_ino:x}"
 
 
+async def _guarded(parts: Parts, events: Events, port: int) -> Guardian:
+    """The isolations of this host as they should be: what is not in force is put back before anybody is let in."""
+    loop = asyncio.get_running_loop()
+    state, keys = parts.config.state, parts.config.keys
+
+    def heard(news: News) -> None:
+        loop.call_soon_threadsafe(partial(events.tell, _ISOLATION_EVENTS[news.kind], news.detail, waits=True))
+
+    guardian = await loop.run_in_executor(
+        parts.isolating, partial(open_guardian, state=state, keys=keys, port=port, tell=heard)
+    )
+    try:
+        isolated = await loop.run_in_executor(parts.isolating, guardian.recover)
+    except RefusedError as error:
+        log.error("an isolation is not in force; it is tried again", extra={"why": error.message})
+    else:
+        log.info("isolations looked after", extra={"isolated": isolated, "capability": guardian.capability.line})
+    return guardian
+
+
 def _build(
-    parts: Parts, events: Events, sessions: Sessions, tasks: asyncio.TaskGroup
-) -> tuple[CaptureService, grpc.aio.Server]:
+    parts: Parts,
+    server: grpc.aio.Server,
+    guardian: Guardian,
+    events: Events,
+    sessions: Sessions,
+    tasks: asyncio.TaskGroup,
+) -> CaptureService:
     config = parts.config
-    deny = DenyList(*parts.keys.held.denied)
     commands = Commands(parts.ledger, parts.control)
     places = Places("commands", config.command_slots)
     runner = Runner(
@@ -143,10 +185,11 @@ def _build(
     )
     machine = facts.read()
     collectors = [name for name in sorted(parts.registry) if parts.policy.allows_collector(name)]
+    capability = guardian.capability
     host = HostService(
-        Described(machine, collectors, parts.hierarchy),
+        Described(machine, collectors, parts.hierarchy, capability.line, capability.lacks),
         keys=parts.keys,
-        deny=deny,
+        deny=parts.deny,
         spool=parts.spool,
         commands=commands,
         events=events,
@@ -165,33 +208,51 @@ def _build(
         streams=Places("following captures", config.command_slots),
         places=places,
     )
+    isolation = IsolationService(
+        guardian,
+        policy=parts.policy,
+        machine=machine,
+        commands=commands,
+        events=events,
+        threads=parts.isolating,
+        places=Places("isolation", config.command_slots),
+        tasks=tasks,
+    )
+    host_pb2_grpc.add_HostServicer_to_server(host, server)
+    capture_pb2_grpc.add_CaptureServicer_to_server(capture, server)
+    isolation_pb2_grpc.add_IsolationServicer_to_server(isolation, server)
+    _add_rest(parts, server)
+    return capture
+
+
+def _add_rest(parts: Parts, server: grpc.aio.Server) -> None:
+    """What needs nothing of the others."""
     transfer = Transfer(
         policy=parts.policy,
         spool=parts.spool,
         threads=parts.bulk,
-        places=Places("transfers", config.transfer_slots),
-        idle_s=config.transfer_idle_s,
+        places=Places("transfers", parts.config.transfer_slots),
+        idle_s=parts.config.transfer_idle_s,
     )
-    return capture, _server(deny, host, capture, transfer)
-
-
-def _server(deny: DenyList, host: HostService, capture: CaptureService, transfer: Transfer) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=[RoleGuard({Role.CONTROLLER}, deny)], options=_ARGUMENTS)
-    host_pb2_grpc.add_HostServicer_to_server(host, server)
-    capture_pb2_grpc.add_CaptureServicer_to_server(capture, server)
+    witness = WitnessService(policy=parts.policy, places=Places("looking", parts.config.command_slots))
     server.add_generic_rpc_handlers((transfer.handler(),))
-    healthy = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    return server
+    isolation_pb2_grpc.add_WitnessServicer_to_server(witness, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
 
 
-@asynccontextmanager
-async def _listening(server: grpc.aio.Server, parts: Parts) -> AsyncIterator[str]:
-    host, _, _ = parts.config.listen.rpartition(":")
+def _bound(parts: Parts) -> tuple[grpc.aio.Server, int]:
+    """A server that has its port and does not answer yet."""
+    server = grpc.aio.server(interceptors=[RoleGuard({Role.CONTROLLER}, parts.deny)], options=_ARGUMENTS)
     try:
         port = server.add_secure_port(parts.config.listen, tls.server_credentials(parts.keys.credentials))
     except RuntimeError:
         raise ConfigError(f"listen: {parts.config.listen} can't be listened on: taken, or not this host's") from None
+    return server, port
+
+
+@asynccontextmanager
+async def _listening(server: grpc.aio.Server, parts: Parts, port: int) -> AsyncIterator[str]:
+    host, _, _ = parts.config.listen.rpartition(":")
     await server.start()
     try:
         yield f"{host}:{port}"

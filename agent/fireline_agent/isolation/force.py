@@ -1,0 +1,81 @@
+"""What of an isolation is in force, read from the kernel and never from what we remember."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from fireline_agent.hands.nft import Nft
+from fireline_agent.isolation.means import Force
+from fireline_agent.isolation.model import FAMILIES, TABLE_PREFIX
+
+_OURS: Final = re.compile(re.escape(TABLE_PREFIX) + r"[0-9a-f]{8}\Z")
+_LEASE: Final = re.compile(r" timeout [0-9dhms]+")
+_HEADER: Final = re.compile(r"table \S+ (\S+) \{$")
+
+
+def look(nft: Nft, name: str) -> Force:
+    """The tables of this name in this thread's network namespace.
+
+    Raises:
+        NftError: they can't be listed.
+    """
+    found = set(nft.tables())
+    families = tuple(family for family in FAMILIES if (family, name) in found)
+    if not families:
+        return Force()
+    parts = [nft.table(family, name) for family in families]
+    left = [_lease_left_ms(part) for part in parts]
+    return Force(
+        is_there=True,
+        # The shortest lease counts: where one table has let go, the host is not dark.
+        lease_left_ms=min((ms for ms in left if ms is not None), default=None),
+        dropped_packets=sum(_dropped(part) for part in parts),
+        written=_LEASE.sub("", "".join(nft.written(family, name) for family in families)),
+    )
+
+
+def own_names(nft: Nft) -> set[str]:
+    """The names of all tables that an agent of ours made here.
+
+    Raises:
+        NftError: tables can't be listed.
+    """
+    return {name for _, name in nft.tables() if _OURS.match(name)}
+
+
+def without_ours(ruleset: str) -> str:
+    """A listed ruleset without the tables that agents of ours made."""
+    kept, is_ours = [], False
+    for line in ruleset.splitlines(keepends=True):
+        header = _HEADER.match(line.rstrip("\n"))
+        if header is not None:
+            is_ours = _OURS.match(header[1]) is not None
+        if not is_ours:
+            kept.append(line)
+    return "".join(kept)
+
+
+def _lease_left_ms(parts: list[dict[str, Any]]) -> int | None:
+    for part in parts:
+        found = part.get("set")
+        if isinstance(found, dict) and found.get("name") == "armed":
+            return next(map(_left_ms, found.get("elem", ())), 0)
+    return 0
+
+
+def _left_ms(element: Any) -> int | None:
+    """nft gives whole seconds; what is in its last second still counts as one."""
+    inside = element.get("elem") if isinstance(element, Mapping) else None
+    if not isinstance(inside, Mapping) or "expires" not in inside:
+        return None
+    return max(1, int(inside["expires"]) * 1000)
+
+
+def _dropped(parts: list[dict[str, Any]]) -> int:
+    return sum(counter for part in parts for counter in _counters(part.get("rule")))
+
+
+def _counters(rule: Any) -> Iterator[int]:
+    for expression in rule.get("expr", ()) if isinstance(rule, dict) else ():
+        if isinstance(expression, dict) and isinstance(expression.get("counter"), dict):
+            yield int(expression["counter"].get("packets", 0))

@@ -1,0 +1,90 @@
+"""Isolation as the agent holds it: the keeper, its upkeep and its watchdog, put together for one process."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fireline_agent.hands import nft
+from fireline_agent.isolation import capability as trial
+from fireline_agent.isolation import facts
+from fireline_agent.isolation.hostnet import HostNet
+from fireline_agent.isolation.keeper import Keeper
+from fireline_agent.isolation.means import MeansError
+from fireline_agent.isolation.model import Capability, Ended, Plan, Report
+from fireline_agent.isolation.orders import Orders, Signed
+from fireline_agent.isolation.records import Records
+from fireline_agent.isolation.releasing import release
+from fireline_agent.isolation.upkeep import News, Upkeep
+from fireline_agent.isolation.watchdog import Watchdog
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what a witness would knock at: the agent's own port first."""
+
+    plan: Plan
+    ports: tuple[int, ...]
+    addresses: tuple[str, ...]
+    ruleset_sha256: str
+
+
+class Guardian:
+    """The isolations of this host, for the life of the process. Blocking; safe from any thread."""
+
+    def __init__(self, keeper: Keeper, upkeep: Upkeep, port: int) -> None:
+        self.keeper = keeper
+        self._upkeep = upkeep
+        self._port = port
+
+    @property
+    def capability(self) -> Capability:
+        """How far this host can be isolated."""
+        return self.keeper.host.capability
+
+    @property
+    def ended(self) -> tuple[Ended, ...]:
+        """See Upkeep."""
+        return self._upkeep.ended
+
+    def recover(self) -> tuple[str, ...]:
+        """See Upkeep."""
+        return self._upkeep.recover()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look after what is isolated while the block lasts."""
+        with Watchdog(self._upkeep):
+            yield
+
+    def plan(self, signed: Signed) -> Planned:
+        """What an order would do here, and the rules that there are. Changes nothing.
+
+        Raises:
+            RefusedError: the order is not believed.
+        """
+        planned = self.keeper.plan(signed)
+        try:
+            ruleset = hashlib.sha256(self.keeper.host.ruleset().encode()).hexdigest()
+        except MeansError:
+            ruleset = ""
+        return Planned(planned, facts.listening_ports(self._port), facts.network().addresses, ruleset)
+
+    def release(self, order_id: str, fence_token: int) -> Report:
+        """See releasing."""
+        return release(self.keeper, order_id, fence_token=fence_token)
+
+    def note_ruleset(self, order_id: str) -> None:
+        """See Keeper."""
+        self.keeper.note_ruleset(order_id)
+
+
+def open_guardian(*, state: Path, keys: Path, port: int, tell: Callable[[News], None]) -> Guardian:
+    """Put it together, and find out what this kernel can do."""
+    program, identity = nft.find(), facts.identity(port)
+    host = HostNet(program, identity, trial.find_out(program, identity))
+    orders = Orders(keys)
+    keeper = Keeper(Records(state / "isolation", orders), orders, host, now=lambda: datetime.now(UTC))
+    return Guardian(keeper, Upkeep(keeper, tell), port)
