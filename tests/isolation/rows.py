@@ -27,8 +27,12 @@ class Row:
         return self.look(world, _CLOSED_FOR_S if wanted is Seen.CLOSED else _OPEN_WITHIN_S)
 
 
-def surprises(world: World, stage: str, rows: Iterable[Row]) -> list[str]:
-    """What is not as the table says at a stage (`before`, `isolated` or `after`), each a sentence."""
+def check(world: World, stage: str, rows: Iterable[Row]) -> None:
+    """Try every row at a stage: `before`, `isolated` or `after`.
+
+    Raises:
+        AssertionError: something is not as the table says; the message has a line for each.
+    """
 
     def one(row: Row) -> str:
         wanted: Seen = getattr(row, stage)
@@ -39,7 +43,9 @@ def surprises(world: World, stage: str, rows: Iterable[Row]) -> list[str]:
         return "" if found is wanted else f"{row.name}: wanted {wanted} {stage}, found {found}"
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return [sentence for sentence in pool.map(one, rows) if sentence]
+        surprises = [sentence for sentence in pool.map(one, rows) if sentence]
+    if surprises:
+        raise AssertionError("\n".join(surprises))
 
 
 def dark(name: str, look: Look) -> Row:

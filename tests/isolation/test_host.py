@@ -3,7 +3,7 @@
 import pytest
 
 from tests.isolation.ordering import Ordering
-from tests.isolation.rows import surprises
+from tests.isolation.rows import check
 from tests.isolation.table import HOST_ROWS
 from tests.isolation.world import ALLOWED_PORT, World
 
@@ -14,14 +14,14 @@ pytestmark = [pytest.mark.netns, pytest.mark.docker]
 def test_nothing_leaks_and_everything_comes_back(world: World, ordering: Ordering) -> None:
     """What works before is dark while isolated, what must go on goes on, and the release restores every byte."""
     before = world.ruleset()
-    assert surprises(world, "before", HOST_ROWS) == []
+    check(world, "before", HOST_ROWS)
     outsider = world.outsider.address
     order = ordering.signed(allowances=(f"{outsider}:{ALLOWED_PORT}/tcp", f"{outsider}:{ALLOWED_PORT}/udp"))
 
     ordering.isolate(order)
-    assert surprises(world, "isolated", HOST_ROWS) == []
+    check(world, "isolated", HOST_ROWS)
 
     released = ordering.release(order)
     assert (list(released.order_ids), released.restored, released.difference) == ([order.order_id], True, "")
     assert world.ruleset() == before
-    assert surprises(world, "after", HOST_ROWS) == []
+    check(world, "after", HOST_ROWS)
