@@ -9,10 +9,11 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fireline_controller.model import ConfigError
 
@@ -26,6 +27,7 @@ class Listen(_Section):
 
     enrollment: str = Field("0.0.0.0:7701", description="where hosts join: ADDRESS:PORT")
     advertise: str = Field("", description="ADDRESS:PORT that tokens tell hosts to join at")
+    control: str = Field("", description="where operators on other machines are answered: ADDRESS:PORT; empty: nowhere")
 
 
 class Store(_Section):
@@ -63,6 +65,26 @@ class Certificates(_Section):
     agent_lifetime_h: float = Field(7 * 24, gt=0, description="a host's certificate, hours; renewed at a third left")
 
 
+class Isolation(_Section):
+    """How hosts are cut off."""
+
+    controllers: tuple[str, ...] = Field(
+        (), description="addresses of controllers that stay reachable, besides the one that this controller comes from"
+    )
+    lease_s: int = Field(40, ge=5, le=600, description="until the kernel lifts what was not proved and committed")
+    witnesses: int = Field(2, ge=1, le=8, description="hosts that look whether a host is dark")
+    look_s: float = Field(0.8, gt=0, le=10, description="how long they try")
+    group_label: str = Field("service", description="hosts with one value of this label stand in for one another")
+
+    @field_validator("controllers")
+    @classmethod
+    def _literal(cls, controllers: tuple[str, ...]) -> tuple[str, ...]:
+        found = [ip_address(address) for address in controllers]
+        if any(a.is_loopback or a.is_unspecified or a.is_multicast for a in found):
+            raise ValueError("wanted addresses at which hosts see a controller")
+        return tuple(str(address) for address in found)
+
+
 class Settings(_Section):
     """All settings of a controller."""
 
@@ -71,6 +93,7 @@ class Settings(_Section):
     fanout: Fanout = Fanout()
     evidence: Evidence = Evidence()
     certificates: Certificates = Certificates()
+    isolation: Isolation = Isolation()
     groups: Mapping[str, str] = Field({}, description="@NAME in a target: NAME = 'web[1-20],db1' or a selector")
 
 

@@ -1,7 +1,7 @@
 """Process life and wiring: the only room that constructs the others.
 
-A controller serves Control over mutual TLS on a unix socket. The daemon does so at the state folder's socket and lets
-hosts join over TCP; a command without a daemon runs the same controller inside its own process.
+A controller serves Control over mutual TLS on a unix socket. The daemon does so at the state folder's socket, over TCP
+where it is told to, and lets hosts join; a command without a daemon runs the same controller inside its own process.
 """
 
 import asyncio
@@ -55,6 +55,7 @@ class Controller:
         self.store = store
         self.vault = Vault(opened.folder / "vault", StoredChunks(store))
         self.fleet = Fleet(lambda: self.authority.controller, settings=opened.settings.fanout)
+        self._denied = guard.DenyList()
         self.engine = Engine(
             store=store,
             vault=self.vault,
@@ -63,13 +64,20 @@ class Controller:
             settings=opened.settings,
             folder=opened.folder,
             now=_now,
+            on_denied=self._denied.replace,
         )
         self.tokens = Tokens(store, opened.authority, opened.settings.listen, _now)
 
     async def serve_control(self, address: str) -> grpc.aio.Server:
-        """Answer operators at a unix socket or a TCP address."""
-        denied = await self.store.read(lambda tx: tx.denied())
-        server = grpc.aio.server(interceptors=[guard.RoleGuard({Role.OPERATOR}, guard.DenyList(*denied))])
+        """Answer operators at a unix socket or a TCP address.
+
+        Raises:
+            RuntimeError: the address can't be bound.
+        """
+        await self.engine.operators.enforce_denied()
+        server = grpc.aio.server(
+            interceptors=[guard.RoleGuard({Role.OPERATOR}, self._denied)], options=[("grpc.so_reuseport", 0)]
+        )
         control_pb2_grpc.add_ControlServicer_to_server(ControlService(self.engine, self.tokens), server)
         server.add_secure_port(address, tls.server_credentials(lambda: self.authority.controller))
         await server.start()
@@ -81,6 +89,8 @@ class Controller:
         if renewed is not self.authority:
             self.authority = renewed
             log.info("own certificates renewed")
+        for name in await self.engine.operators.renew_due():
+            log.info("certificate of operator %s renewed", name)
 
     async def settle(self) -> None:
         """Put the operations on record that lost their process."""
@@ -172,10 +182,13 @@ async def _serve(folder: Path) -> None:
         lock = stack.enter_context(presence.Lock(folder))
         lock.take()
         controller = await stack.enter_async_context(_controller(folder))
+        await controller.engine.approvals.rules()  # a mistake in the policy is found now, not in an incident
         address = _socket(folder)
         await _recover(controller)
         control = await controller.serve_control(address)
         stack.push_async_callback(control.stop, _GRACE_S)
+        if remote := await _serve_remote(controller):
+            stack.push_async_callback(remote.stop, _GRACE_S)
         watches = _Watches(controller.engine.upkeep.watch)
         stack.push_async_callback(watches.close)
         join = await _serve_enrollment(controller, on_join=watches.start)
@@ -184,6 +197,19 @@ async def _serve(folder: Path) -> None:
         lock.announce(address)
         log.info("ready: commands at %s, hosts join at %s", address, listen)
         await _until_stopped(controller, watches)
+
+
+async def _serve_remote(controller: Controller) -> grpc.aio.Server | None:
+    """Answer operators on other machines, where `listen.control` says so."""
+    address = controller.state.settings.listen.control
+    if not address:
+        return None
+    try:
+        server = await controller.serve_control(address)
+    except RuntimeError:
+        raise ConfigError(f"listen.control: can't listen at {address}: taken, or not of this machine") from None
+    log.info("operators on other machines: at %s", address)
+    return server
 
 
 async def _serve_enrollment(controller: Controller, *, on_join: Callable[[Host], None]) -> grpc.aio.Server:
@@ -240,6 +266,7 @@ async def _upkeep_round(controller: Controller, watches: _Watches) -> None:
         watches.start(host)
     await controller.renew_own()
     await controller.settle()
+    await engine.operators.enforce_denied()
     for name in await engine.upkeep.renew_due():
         log.info("certificate of %s renewed", name)
 

@@ -317,7 +317,7 @@ def _stopped_by(error: Exception) -> _Cause:
 
 
 def _timed(outcome: HostOutcome, duration_ms: int) -> HostOutcome:
-    """dataclasses.replace without setting thirteen fields again, which costs as much as the rest of the accounting."""
+    """dataclasses.replace without setting every field again, which costs as much as the rest of the accounting."""
     timed = object.__new__(HostOutcome)
     timed.__dict__.update(outcome.__dict__, duration_ms=duration_ms)
     return timed

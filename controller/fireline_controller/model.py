@@ -206,6 +206,24 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class IsolationTimes:
+    """How long a host's isolation took, milliseconds from the command; 0 where it did not come so far.
+
+    `applied_us`: the one transaction, by the host's own clock. `code_hint`: how to get the code for the console.
+    """
+
+    captured_ms: int = 0
+    armed_ms: int = 0
+    confirmed_ms: int = 0
+    proved_ms: int = 0
+    committed_ms: int = 0
+    applied_us: int = 0
+    sockets_killed: int = 0
+    witnesses: tuple[str, ...] = ()
+    code_hint: str = ""
+
+
+@dataclass(frozen=True)
 class HostOutcome:
     """How one host of an operation ended, with what it yielded."""
 
@@ -222,6 +240,7 @@ class HostOutcome:
     deduplicated_bytes: int = 0
     sealed_ms: int = 0
     findings: tuple[Finding, ...] = ()
+    isolation: IsolationTimes | None = None
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,18 @@ def resolve(terms: Sequence[str], excluded: Sequence[str], hosts: Sequence[Host]
     return freeze(chosen, spelled=spelled)
 
 
+def selected(selector: str, hosts: Iterable[Host]) -> frozenset[str]:
+    """The names of the hosts for which a label selector, or `all`, holds. Names and groups are no selectors here.
+
+    Raises:
+        TargetError: it does not parse.
+    """
+    if selector.strip() == ALL:
+        return frozenset(host.name for host in hosts)
+    requirements = [_requirement(part, selector, _NOBODY) for part in _parts(selector)]
+    return frozenset(host.name for host in hosts if all(r.holds(host.labels) for r in requirements))
+
+
 def freeze(names: Iterable[str], *, spelled: str) -> Target:
     """Freeze names that are known to be hosts': sorted, folded, and hashed one a line."""
     ordered = tuple(sorted(set(names)))
@@ -104,6 +116,9 @@ class _Fleet:
             f"{what} names {fold(unknown)}: no such host is enrolled{_nearest(unknown[0], self.hosts)};"
             " see `fireline host list`"
         )
+
+
+_NOBODY: Final = _Fleet.of((), {})  # a selector is read the same whatever hosts are called
 
 
 def _union(terms: Sequence[str], fleet: _Fleet) -> set[str]:

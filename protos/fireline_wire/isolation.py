@@ -6,6 +6,7 @@ suspect host would let the intruder choose who stays connected. Leaves to others
 agent's isolation room) and who may give one (the controller).
 """
 
+import hashlib
 import ipaddress
 import json
 import re
@@ -164,6 +165,12 @@ class IsolationOrder:
             controllers=tuple(_texts("controllers", document["controllers"])),
             allowances=tuple(Opening.parse(text) for text in _texts("allowances", document["allowances"])),
         )
+
+
+def code_sha256(code: str) -> str:
+    """The hash by which an order knows its one-time code, hexadecimal, however a person spaces and spells that."""
+    kept = "".join(c for c in code.upper() if c.isalnum())
+    return hashlib.sha256(kept.encode()).hexdigest()
 
 
 _PLAIN: Final[Mapping[str, type]] = {

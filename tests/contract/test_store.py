@@ -27,6 +27,7 @@ from fireline_controller.model import (
     Target,
     Token,
 )
+from fireline_controller.policy import Approval, Demand, Vote
 from fireline_controller.store import Store, StoredChunks, Transaction
 
 NOW = datetime(2026, 5, 1, 12, 30, 15, 250_001, UTC)
@@ -75,6 +76,21 @@ EVIDENCE = Evidence(
     manifest_bytes=4096,
     receipt=b"{\x00\xff}",
     host_chain_pem="-----BEGIN CERTIFICATE-----\n",
+)
+APPROVAL = Approval(
+    id="apr-1",
+    digest="0d" * 32,
+    action="isolate",
+    summary="isolate 2 hosts",
+    hosts="web-[1-2]",
+    parameters={"scope": "host", "lease_s": 60, "allowances": ["198.18.0.9:22/tcp"]},
+    requester="alice",
+    reason="drill",
+    incident_id="INC-20260501-123015",
+    asked_at=NOW,
+    expires_at=NOW + timedelta(minutes=15),
+    demands=(Demand(2, ("bob", "carol")), Demand(1)),
+    votes=(Vote("bob", NOW, approves=True), Vote("carol", NOW, approves=False, reason="no")),
 )
 # What a terminal, a template or a database could trip over.
 ODD_TEXTS = ["", "caf\u00e9 \U0001f525", "a\nb\x1b[31m", "'; DROP TABLE journal; --", "%s %(name)s :name {x}"]
@@ -503,3 +519,59 @@ async def test_work_that_was_handed_in_is_done_though_its_caller_is_gone(store: 
     await asyncio.gather(*callers, return_exceptions=True)
 
     assert (await store.run(lambda tx: tx.append(_entry("last"))))[0].seq == 6
+
+
+class TestAgreement:
+    """Requests for approval, and who is an operator."""
+
+    def test_a_request_comes_back_as_it_was_put(self, store: Store) -> None:
+        """Demands, votes with their times, parameters."""
+        store.run_now(lambda tx: tx.put_approval(APPROVAL))
+
+        assert store.run_now(lambda tx: tx.approval("apr-1")) == APPROVAL
+        with pytest.raises(NotFound, match="request 'apr-2' is not known; `fireline approval list` shows those that"):
+            store.run_now(lambda tx: tx.approval("apr-2"))
+
+    def test_the_newest_request_for_the_same_is_found(self, store: Store) -> None:
+        """By what it is for and who asked; another's, and another thing's, are not it."""
+        newer = replace(APPROVAL, id="apr-2", asked_at=NOW + timedelta(hours=1))
+        others = (replace(newer, id="apr-3", requester="bob"), replace(newer, id="apr-4", digest="0e" * 32))
+        store.run_now(_putting(Transaction.put_approval, (newer, APPROVAL, *others)))
+
+        assert store.run_now(lambda tx: tx.newest_approval(APPROVAL.digest, "alice")) == newer
+        assert store.run_now(lambda tx: tx.newest_approval(APPROVAL.digest, "dave")) is None
+        assert [a.id for a in store.run_now(lambda tx: tx.approvals())] == ["apr-4", "apr-3", "apr-2", "apr-1"]
+
+    def test_a_request_is_spent_once(self, store: Store) -> None:
+        """And not at all once its time is over, or it was denied."""
+        late, denied = replace(APPROVAL, id="apr-2"), replace(APPROVAL, id="apr-3", ended="denied")
+        store.run_now(_putting(Transaction.put_approval, (APPROVAL, late, denied)))
+
+        spent = store.run_now(lambda tx: tx.spend_approval("apr-1", "op-1", NOW))
+        again = store.run_now(lambda tx: tx.spend_approval("apr-1", "op-2", NOW))
+
+        assert spent == replace(APPROVAL, ended="spent", used_by="op-1")
+        assert (again, store.run_now(lambda tx: tx.approval("apr-1"))) == (None, spent)
+        assert store.run_now(lambda tx: tx.spend_approval("apr-2", "op-3", APPROVAL.expires_at)) is None
+        assert store.run_now(lambda tx: tx.spend_approval("apr-3", "op-4", NOW)) is None
+
+    async def test_of_many_commands_at_once_one_spends_it(self, open_store: Callable[[], Store]) -> None:
+        """Also when they are of several programs."""
+        stores = [open_store() for _ in range(3)]
+        stores[0].run_now(lambda tx: tx.put_approval(APPROVAL))
+
+        spent = await asyncio.gather(
+            *(s.run(partial(Transaction.spend_approval, approval_id="apr-1", used_by=f"op-{n}", now=NOW))
+              for n, s in enumerate(stores * 4))
+        )  # fmt: skip
+
+        assert len([one for one in spent if one is not None]) == 1
+
+    def test_operators_are_found_by_their_certificates(self, store: Store) -> None:
+        """Not hosts, not the revoked."""
+        operator = replace(CERTIFICATE, serial="0b", identity="spiffe://fireline/operator/bob")
+        removed = replace(CERTIFICATE, serial="0c", identity="spiffe://fireline/operator/carol")
+        store.run_now(_putting(Transaction.put_certificate, (CERTIFICATE, operator, removed)))
+        store.run_now(lambda tx: tx.revoke("0c", NOW))
+
+        assert store.run_now(lambda tx: tx.operator_certificates()) == (operator,)

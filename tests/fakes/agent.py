@@ -16,6 +16,7 @@ from fireline_wire import status, tls, transfer
 from fireline_wire.guard import DenyList, RoleGuard
 from fireline_wire.identity import Role
 from fireline_wire.v1 import capture_pb2, host_pb2
+from tests.fakes.isolating import FakeIsolation
 
 Context = Any  # grpc.aio.ServicerContext is generic in the stubs only
 
@@ -52,6 +53,9 @@ class FakeAgent:
     """By the request's type, the address and port that it came from."""
     called: asyncio.Event = field(default_factory=asyncio.Event)
     deny: DenyList = field(default_factory=DenyList)
+    isolation: FakeIsolation | None = None
+    events: asyncio.Queue[host_pb2.HostEvent] = field(default_factory=asyncio.Queue)
+    """What a watch tells after its first word."""
     address: str = ""
 
     @asynccontextmanager
@@ -60,6 +64,8 @@ class FakeAgent:
         guard = RoleGuard({Role.CONTROLLER}, self.deny)
         server = grpc.aio.server(interceptors=[guard], options=_ARGUMENTS)
         server.add_generic_rpc_handlers(self._handlers())
+        if self.isolation is not None:
+            server.add_generic_rpc_handlers(self.isolation.handlers())
         port = server.add_secure_port(address, tls.server_credentials(lambda: self.credentials))
         self.address = f"{address.rpartition(':')[0]}:{port}"
         await server.start()
@@ -144,7 +150,8 @@ class FakeAgent:
         event = host_pb2.HostEvent(at=self._now(), kind=host_pb2.HostEvent.KIND_WATCHING)
         yield event.SerializeToString()
         self.watched.set()
-        await asyncio.Event().wait()
+        while True:
+            yield (await self.events.get()).SerializeToString()
 
     async def _run(self, request: capture_pb2.CaptureRequest, context: Context) -> AsyncIterator[bytes]:
         await self._before(request, context)

@@ -17,6 +17,7 @@ from fireline_controller.vault import Vault
 from tests.fakes.agent import FakeAgent
 from tests.fakes.capturing import CapturingAgent
 from tests.fakes.fleet_keys import certified_agent
+from tests.fakes.isolating import FakeIsolation, FakeNetwork
 
 
 def now() -> datetime:
@@ -34,19 +35,22 @@ class Desk:
     fleet: Fleet
     engine: Engine
     agents: dict[str, FakeAgent] = field(default_factory=dict)
+    network: FakeNetwork = field(default_factory=FakeNetwork)
     authority: Authority = field(init=False)
     _serving: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     def __post_init__(self) -> None:
         self.authority = self.opened.authority
 
-    async def enrol(self, name: str, *, generation: int = 1) -> CapturingAgent:
+    async def enrol(self, name: str, *, generation: int = 1, **labels: str) -> CapturingAgent:
         """A host that is in the fleet and serves."""
         credentials, certificate = certified_agent(self.authority, name, generation=generation)
         agent = CapturingAgent(credentials, name=name)
+        address = f"2001:2::{len(self.agents) + 1:x}"
+        agent.isolation = self.network.hosts[address] = FakeIsolation(self.network, address, name)
         await self._serving.enter_async_context(agent.serving())
         moment = certificate.not_before
-        host = Host(name, agent.address, {}, generation, moment, certificate.serial, certificate.not_after)
+        host = Host(name, agent.address, labels, generation, moment, certificate.serial, certificate.not_after)
 
         def record(tx: Transaction) -> None:
             tx.put_certificate(certificate)

@@ -18,7 +18,8 @@ from alembic.script import ScriptDirectory
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import Table, create_engine
 
-from fireline_controller import model
+from fireline_controller import model, policy
+from fireline_controller.isolation import Isolation
 from fireline_controller.model import Entry, StoreError
 from fireline_controller.store import Store, database, schema
 
@@ -70,8 +71,10 @@ def _types_differ(context: Any, seen: Any, wanted: Any, seen_type: Any, wanted_t
         (schema.certificates, model.Certificate),
         (schema.tokens, model.Token),
         (schema.incidents, model.Incident),
+        (schema.isolations, Isolation),
         (schema.evidence, model.Evidence),
         (schema.chunks, model.ChunkPlace),
+        (schema.approvals, policy.Approval),
     ],
 )
 def test_a_table_has_a_column_for_each_field_of_its_value(table: Table, kind: type[Any]) -> None:
@@ -139,7 +142,7 @@ def test_a_store_of_a_later_fireline_is_not_touched(tmp_path: Path, store: Store
         connection.execute("UPDATE alembic_version SET version_num = '9000'")
 
     with pytest.raises(
-        StoreError, match=r"store .*/store.db has the tables of version 9000, this program knows up to 0001: install"
+        StoreError, match=r"store .*/store.db has the tables of version 9000, this program knows up to 0003: install"
     ):
         _open(tmp_path)
 

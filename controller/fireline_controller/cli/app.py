@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from fireline_controller.cli import capture, enroll, evidence, host, incident, journal, options, output, session
+from fireline_controller.cli import (
+    approval,
+    capture,
+    enroll,
+    evidence,
+    host,
+    incident,
+    isolate,
+    isolation,
+    journal,
+    operator,
+    options,
+    output,
+    session,
+)
 
 app = typer.Typer(
     help=options.manual(
@@ -34,9 +48,14 @@ config_app = typer.Typer(help="What is set, and where from.", no_args_is_help=Tr
 
 app.add_typer(incident.app, name="incident")
 app.command("capture", help=capture.HELP)(capture.capture)
+app.command("isolate", help=isolate.HELP)(isolate.isolate)
+app.command("release", help=isolate.RELEASE_HELP)(isolate.release)
+app.add_typer(isolation.app, name="isolation")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(host.app, name="host")
 app.add_typer(enroll.app, name="enroll")
+app.add_typer(operator.app, name="operator")
+app.add_typer(approval.app, name="approval")
 app.add_typer(journal.app, name="journal")
 app.add_typer(config_app, name="config")
 
@@ -44,8 +63,39 @@ app.add_typer(config_app, name="config")
 @app.callback(invoke_without_command=True)
 def main(
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    as_operator: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            envvar=session.OPERATOR,
+            metavar="NAME",
+            help="The operator whose key is used. Default: the one that `fireline init` made.",
+            show_default=False,
+        ),
+    ] = "",
+    controller: Annotated[
+        str,
+        typer.Option(
+            "--controller",
+            envvar=session.CONTROLLER,
+            metavar="ADDRESS:PORT",
+            help="A controller on another machine, instead of the state folder's.",
+            show_default=False,
+        ),
+    ] = "",
+    keys: Annotated[
+        str,
+        typer.Option(
+            "--keys",
+            envvar=session.KEYS,
+            metavar="FOLDER",
+            help="Your key folder, as `fireline operator add --out` wrote it.",
+            show_default=False,
+        ),
+    ] = "",
 ) -> None:
     """Print the version, or go on to the command."""
+    session.choose(**{session.OPERATOR: as_operator, session.CONTROLLER: controller, session.KEYS: keys})
     if show_version:
         print(f"fireline {version('fireline')}")
         raise typer.Exit

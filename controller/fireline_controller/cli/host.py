@@ -111,6 +111,7 @@ async def _show(control: "ControlStub", name: str, json: bool) -> int:
         "kernel": reply.kernel,
         "operating_system": reply.operating_system,
         "cgroup": reply.cgroup,
+        "isolation": reply.isolation,
         "clock_offset_ms": reply.clock_offset_ns / 1e6,
         "spool_free_bytes": reply.spool_free_bytes,
         "collectors": list(reply.collectors),

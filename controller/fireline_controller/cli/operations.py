@@ -34,6 +34,7 @@ class Wish:
     concurrency: int = 0
     json: bool = False
     json_lines: bool = False
+    break_glass: str = ""
 
     def options(self) -> "control_pb2.OperationOptions":
         """The wish as the wire has it, not confirmed."""
@@ -45,6 +46,7 @@ class Wish:
             incident_id=self.incident,
             max_fail=self.max_fail,
             concurrency=self.concurrency,
+            break_glass=self.break_glass,
         )
         options.host_deadline.FromMilliseconds(int(self.host_deadline_s * 1000))
         options.overall_deadline.FromMilliseconds(int(self.overall_deadline_s * 1000))
@@ -180,6 +182,8 @@ class _Progress:
         self._drawn_s = 0.0
 
     def show(self, seen: Followed, event: "control_pb2.OperationEvent") -> None:
+        if event.HasField("started") and event.started.warning:
+            output.warn(event.started.warning)
         if self._lines:
             self._print_line(event)
             return
@@ -231,6 +235,7 @@ class _Progress:
                     "incident": event.started.incident_id,
                     "targets": list(event.started.target.hosts),
                 }
+                | ({"warning": event.started.warning} if event.started.warning else {})
             )
         elif kind == "progress":
             output.print_json_line({"event": "progress", "host": event.progress.host, "doing": event.progress.doing})

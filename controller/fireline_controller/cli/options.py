@@ -68,6 +68,15 @@ IncidentId = Annotated[
     str, typer.Option("--incident", "-i", metavar="INCIDENT", help="The incident it belongs to.", show_default=False)
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before addressing many hosts.")]
+BreakGlass = Annotated[
+    str,
+    typer.Option(
+        "--break-glass",
+        metavar="REASON",
+        help="Go on without the approval that the policy wants, where it allows that; it is told to everybody.",
+        show_default=False,
+    ),
+]
 MaxFail = Annotated[
     str,
     typer.Option(

@@ -1,6 +1,7 @@
 """What a person or a program reads: tables and JSON on stdout, progress on stderr when it is a terminal."""
 
 import json
+import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +35,13 @@ def print_json_line(document: object) -> None:
 def say(text: str) -> None:
     """A line for the person at the terminal, on stderr."""
     sys.stderr.write(text + "\n")
+
+
+def warn(text: str) -> None:
+    """A line that nobody may overlook, on stderr: red on a terminal, unless NO_COLOR is set."""
+    is_red = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    line = printable(text)
+    say(f"\x1b[1;31m{line}\x1b[0m" if is_red else line)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -124,7 +132,18 @@ def host_document(host: "control_pb2.HostOutcome") -> dict[str, Any]:
             "sealed_ms": host.sealed_ms,
             "findings": [finding_document(f) for f in host.findings],
         }
+    if host.HasField("isolation"):
+        document["isolation"] = isolation_document(host.isolation)
     return document
+
+
+def isolation_document(times: "control_pb2.IsolationTimes") -> dict[str, Any]:
+    """How long an isolation took, with its stable keys."""
+    names = ("captured_ms", "armed_ms", "confirmed_ms", "proved_ms", "committed_ms", "applied_us", "sockets_killed")
+    return {name: getattr(times, name) for name in names} | {
+        "witnesses": list(times.witnesses),
+        "code_hint": times.code_hint,
+    }
 
 
 def operation_document(
@@ -136,6 +155,8 @@ def operation_document(
     document: dict[str, Any] = {"operation": started.operation_id}
     if started.incident_id:
         document["incident"] = started.incident_id
+    if started.warning:
+        document["warning"] = started.warning
     return document | {
         "targets": len(started.target.hosts),
         "target_sha256": started.target.sha256,

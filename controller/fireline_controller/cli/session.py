@@ -1,7 +1,8 @@
-"""The way from a command to a controller: the daemon of the state folder, or one in this process.
+"""The way from a command to a controller: the daemon of the state folder, one in this process, or one elsewhere.
 
-Both are the same Control service over mutual TLS with the operator's certificate; there is no second way in.
-Turns what goes wrong into one line on stderr and an exit status.
+All are the same Control service over mutual TLS with an operator's certificate; there is no second way in. Whose, and
+which controller, is in the environment, where the options before the command put it too. Turns what goes wrong into
+one line on stderr and an exit status.
 """
 
 import asyncio
@@ -10,12 +11,21 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from fireline_controller.model import FirelineError, StoreError
+from fireline_controller.model import ConfigError, FirelineError, StoreError
 
 if TYPE_CHECKING:
+    import grpc
+
+    from fireline_wire.tls import Credentials
     from fireline_wire.v1.control_pb2_grpc import ControlStub
+
+OPERATOR: Final = "FIRELINE_OPERATOR"
+CONTROLLER: Final = "FIRELINE_CONTROLLER"
+KEYS: Final = "FIRELINE_KEYS"
+# Until a controller on another machine has shown its certificate and taken ours.
+_REMOTE_S: Final = 10.0
 
 OK, SOME_NOT_OK, USAGE, NOTHING_MATCHED, REFUSED, CONTROLLER_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -29,6 +39,8 @@ _EXIT_BY_REASON = {
     "certificate_revoked": REFUSED,
     "tls_version_refused": REFUSED,
     "name_taken": REFUSED,
+    "approval_required": REFUSED,
+    "lockout": REFUSED,
     "tampered": SOME_NOT_OK,
 }
 
@@ -37,6 +49,16 @@ def folder(state: Path | None) -> Path:
     """The state folder that the options name, or the XDG default."""
     base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     return state or base / "fireline"
+
+
+def choose(**options: str) -> None:
+    """Take the options before the command, by their variables' names, as if the environment had them."""
+    os.environ.update({name: value for name, value in options.items() if value})
+
+
+def is_remote() -> bool:
+    """Whether commands go to a controller on another machine."""
+    return bool(os.environ.get(CONTROLLER))
 
 
 def status_of(reason: str) -> int:
@@ -89,9 +111,13 @@ async def connect(state: Path) -> "AsyncIterator[ControlStub]":
     """A stub of the Control service, for as long as the block lasts.
 
     Raises:
-        ConfigError: the state folder is not there, or its settings are wrong.
-        StoreError: the state folder is half made or broken, or the store can't be opened.
+        ConfigError: the state folder is not there, its settings are wrong, or the chosen operator has no key here.
+        StoreError: the state folder is half made or broken, or the store can't be opened; or no controller answers.
     """
+    if remote := os.environ.get(CONTROLLER):
+        async with _stub(remote, state, ready_within_s=_REMOTE_S) as control:
+            yield control
+        return
     from fireline_controller import presence
 
     address = presence.address_of_daemon(state)
@@ -106,18 +132,64 @@ async def connect(state: Path) -> "AsyncIterator[ControlStub]":
 
 
 @asynccontextmanager
-async def _stub(address: str, state: Path) -> "AsyncIterator[ControlStub]":
+async def _stub(address: str, state: Path, *, ready_within_s: float = 0) -> "AsyncIterator[ControlStub]":
     import grpc
 
     from fireline_wire import tls
     from fireline_wire.identity import CONTROLLER_DNS
     from fireline_wire.v1.control_pb2_grpc import ControlStub
 
+    credentials = tls.channel_credentials(_credentials(state))
+    arguments = [("grpc.ssl_target_name_override", CONTROLLER_DNS), ("grpc.enable_http_proxy", 0)]
+    async with grpc.aio.secure_channel(address, credentials, options=arguments) as channel:
+        if ready_within_s:
+            await _ready(channel, address, ready_within_s)
+        yield ControlStub(channel)
+
+
+async def _ready(channel: "grpc.aio.Channel", address: str, within_s: float) -> None:
     try:
-        key, chain, ca = ((state / "keys" / name).read_bytes() for name in ("operator.key", "operator.pem", "ca.pem"))
+        async with asyncio.timeout(within_s):
+            await channel.channel_ready()
+    except TimeoutError:
+        raise StoreError(
+            f"no controller answers at {address} within {within_s:g} s: wanted the address that `listen.control` has"
+            " there, and keys that this very controller's authority made"
+        ) from None
+
+
+def _credentials(state: Path) -> "Credentials":
+    """The chosen operator's: those of the keys folder, or of the state folder."""
+    keys = os.environ.get(KEYS)
+    name = os.environ.get(OPERATOR)
+    if keys and name:
+        raise ConfigError(f"--keys holds one operator's key: leave --as {name} ({OPERATOR}) out")
+    if name and not keys:
+        return _named(state / "keys", name)
+    folder = Path(keys) if keys else state / "keys"
+    return _read(folder / "operator.key", folder / "operator.pem", folder / "ca.pem")
+
+
+def _named(keys: Path, name: str) -> "Credentials":
+    from fireline_controller.pki import OperatorKeys
+    from fireline_wire import chain
+    from fireline_wire.identity import is_name
+
+    kept = OperatorKeys(keys)
+    if is_name(name) and name in kept.names():
+        return _read(kept.folder / f"{name}.key", kept.folder / f"{name}.pem", keys / "ca.pem")
+    first = _read(keys / "operator.key", keys / "operator.pem", keys / "ca.pem")
+    first_name = chain.identity_of(chain.certificates(first.chain_pem)[0]).name
+    if first_name != name:
+        known = ", ".join([first_name, *kept.names()])
+        raise ConfigError(f"--as {name} ({OPERATOR}): no key of this operator in {keys}; there are those of {known}")
+    return first
+
+
+def _read(key: Path, chain: Path, ca: Path) -> "Credentials":
+    from fireline_wire.tls import Credentials
+
+    try:
+        return Credentials(key.read_bytes(), chain.read_bytes(), ca.read_bytes())
     except OSError as error:
         raise StoreError(f"{error.filename}: can't be read: {error.strerror}") from None
-    arguments = [("grpc.ssl_target_name_override", CONTROLLER_DNS), ("grpc.enable_http_proxy", 0)]
-    credentials = tls.channel_credentials(tls.Credentials(key, chain, ca))
-    async with grpc.aio.secure_channel(address, credentials, options=arguments) as channel:
-        yield ControlStub(channel)

@@ -1,81 +1,28 @@
 """The Control service. Every call is by an operator (the guard saw to that), in whose name it is journaled."""
 
-import functools
-import logging
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any, TypeAlias, TypeVar
-
-import grpc
 
 from fireline_controller.control import wire
+from fireline_controller.control.answering import Context, answering, operator_of, streaming
+from fireline_controller.control.isolations import IsolationCalls
+from fireline_controller.control.people import PeopleCalls
 from fireline_controller.control.tokens import Tokens
 from fireline_controller.engine import Engine, News
-from fireline_controller.model import FirelineError, HostError
-from fireline_wire import status
-from fireline_wire.guard import peer_of
+from fireline_controller.model import HostError
 from fireline_wire.v1 import common_pb2, control_pb2, control_pb2_grpc
 
-log = logging.getLogger(__name__)
 
-_Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-_Request = TypeVar("_Request")
-_Reply = TypeVar("_Reply")
-_Service = TypeVar("_Service")
-
-
-async def _refuse(context: _Context, error: Exception) -> None:
-    """End the call with the error's reason; an error that is not ours is logged and only its id is told."""
-    if isinstance(error, FirelineError):
-        await status.abort(context, status.Refusal(status.known(error.reason), str(error)))
-    incident = secrets.token_hex(4)
-    log.error("control call failed", extra={"error_id": incident}, exc_info=error)
-    await status.abort(context, status.Refusal("internal", f"the controller failed; its log explains it: {incident}"))
-
-
-def _answering(
-    method: Callable[[_Service, _Request, _Context], Awaitable[_Reply]],
-) -> Callable[[_Service, _Request, _Context], Awaitable[_Reply]]:
-    @functools.wraps(method)
-    async def answer(self: _Service, request: _Request, context: _Context) -> _Reply:
-        try:
-            return await method(self, request, context)
-        except Exception as error:
-            await _refuse(context, error)
-            raise
-
-    return answer
-
-
-def _streaming(
-    method: Callable[[_Service, _Request, _Context], AsyncIterator[_Reply]],
-) -> Callable[[_Service, _Request, _Context], AsyncIterator[_Reply]]:
-    @functools.wraps(method)
-    async def stream(self: _Service, request: _Request, context: _Context) -> AsyncIterator[_Reply]:
-        try:
-            async for reply in method(self, request, context):
-                yield reply
-        except Exception as error:  # noqa: BLE001 - the process edge: nothing may leak to the wire
-            await _refuse(context, error)
-
-    return stream
-
-
-def _operator(context: _Context) -> str:
-    return peer_of(context).identity.name
-
-
-class ControlService(control_pb2_grpc.ControlServicer):
+class ControlService(PeopleCalls, IsolationCalls, control_pb2_grpc.ControlServicer):
     """What operators ask, answered by the engine."""
 
     def __init__(self, engine: Engine, tokens: Tokens) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._tokens = tokens
 
-    @_answering
+    @answering
     async def CreateToken(
-        self, request: control_pb2.CreateTokenRequest, context: _Context
+        self, request: control_pb2.CreateTokenRequest, context: Context
     ) -> control_pb2.CreateTokenReply:
         """A one-time token for one host."""
         text, token = await self._tokens.create(
@@ -83,12 +30,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
             ttl=timedelta(seconds=request.ttl.ToSeconds()),
             labels=dict(request.labels),
             controller_address=request.controller_address,
-            operator=_operator(context),
+            operator=operator_of(context),
         )
         return control_pb2.CreateTokenReply(token=text, expires_at=wire.stamp(token.expires_at))
 
-    @_answering
-    async def ListHosts(self, request: control_pb2.ListHostsRequest, context: _Context) -> control_pb2.ListHostsReply:
+    @answering
+    async def ListHosts(self, request: control_pb2.ListHostsRequest, context: Context) -> control_pb2.ListHostsReply:
         """The fleet, or a part of it."""
         if request.target.terms:
             _, hosts = await self._engine.operations.resolve(wire.target_spec(request.target))
@@ -96,9 +43,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
             hosts = tuple(await self._engine.hosts.all())
         return control_pb2.ListHostsReply(hosts=[wire.host(h) for h in hosts])
 
-    @_answering
+    @answering
     async def DescribeHost(
-        self, request: control_pb2.DescribeHostRequest, context: _Context
+        self, request: control_pb2.DescribeHostRequest, context: Context
     ) -> control_pb2.DescribeHostReply:
         """One host, with what its live agent says."""
         host = await self._engine.hosts.get(request.name)
@@ -110,7 +57,15 @@ class ControlService(control_pb2_grpc.ControlServicer):
             reply.detail = str(error)
             return reply
         reply.outcome = common_pb2.OUTCOME_OK
-        for name in ("agent_version", "boot_id", "kernel", "operating_system", "cgroup", "spool_free_bytes"):
+        for name in (
+            "agent_version",
+            "boot_id",
+            "kernel",
+            "operating_system",
+            "cgroup",
+            "spool_free_bytes",
+            "isolation",
+        ):
             setattr(reply, name, getattr(found, name))
         reply.clock_offset_ns = found.clock_offset_ns
         reply.clock_round_trip_ns = found.clock_round_trip_ns
@@ -118,139 +73,139 @@ class ControlService(control_pb2_grpc.ControlServicer):
         reply.lacks.extend(found.lacks)
         return reply
 
-    @_answering
-    async def LabelHosts(self, request: control_pb2.LabelHostsRequest, context: _Context) -> control_pb2.ListHostsReply:
+    @answering
+    async def LabelHosts(self, request: control_pb2.LabelHostsRequest, context: Context) -> control_pb2.ListHostsReply:
         """Set and remove labels."""
         _, hosts = await self._engine.operations.resolve(wire.target_spec(request.target))
         changed = await self._engine.hosts.label(
-            hosts, put=dict(request.set), drop=tuple(request.remove), operator=_operator(context),
+            hosts, put=dict(request.set), drop=tuple(request.remove), operator=operator_of(context),
             reason=request.reason,
         )  # fmt: skip
         return control_pb2.ListHostsReply(hosts=[wire.host(h) for h in changed])
 
-    @_answering
-    async def RemoveHost(self, request: control_pb2.RemoveHostRequest, context: _Context) -> control_pb2.HostRecord:
+    @answering
+    async def RemoveHost(self, request: control_pb2.RemoveHostRequest, context: Context) -> control_pb2.HostRecord:
         """Take a host out of the fleet."""
-        host = await self._engine.hosts.remove(request.name, operator=_operator(context), reason=request.reason)
+        host = await self._engine.hosts.remove(request.name, operator=operator_of(context), reason=request.reason)
         return wire.host(host)
 
-    @_answering
-    async def ResolveTarget(self, request: control_pb2.TargetSpec, context: _Context) -> control_pb2.ResolvedTarget:
+    @answering
+    async def ResolveTarget(self, request: control_pb2.TargetSpec, context: Context) -> control_pb2.ResolvedTarget:
         """Which hosts a target means now."""
         return wire.resolved(*await self._engine.resolve(wire.target_spec(request)))
 
-    @_streaming
+    @streaming
     async def PingHosts(
-        self, request: control_pb2.PingHostsRequest, context: _Context
+        self, request: control_pb2.PingHostsRequest, context: Context
     ) -> AsyncIterator[control_pb2.OperationEvent]:
         """Reach every host."""
-        async for event in _events(self._engine.ping(wire.wish(request.options, _operator(context)))):
+        async for event in _events(self._engine.ping(wire.wish(request.options, operator_of(context)))):
             yield event
 
-    @_streaming
+    @streaming
     async def CaptureHosts(
-        self, request: control_pb2.CaptureHostsRequest, context: _Context
+        self, request: control_pb2.CaptureHostsRequest, context: Context
     ) -> AsyncIterator[control_pb2.OperationEvent]:
         """Collect evidence."""
-        wish = wire.wish(request.options, _operator(context))
+        wish = wire.wish(request.options, operator_of(context))
         async for event in _events(self._engine.capture(wish, request.profile)):
             yield event
 
-    @_streaming
+    @streaming
     async def OpenIncident(
-        self, request: control_pb2.OpenIncidentRequest, context: _Context
+        self, request: control_pb2.OpenIncidentRequest, context: Context
     ) -> AsyncIterator[control_pb2.OperationEvent]:
         """Open an incident and capture its hosts."""
-        wish = wire.wish(request.options, _operator(context))
+        wish = wire.wish(request.options, operator_of(context))
         news = self._engine.open_incident(request.severity, request.title, wish, request.profile)
         async for event in _events(news):
             yield event
 
-    @_answering
+    @answering
     async def CancelOperation(
-        self, request: control_pb2.CancelOperationRequest, context: _Context
+        self, request: control_pb2.CancelOperationRequest, context: Context
     ) -> control_pb2.CancelOperationReply:
         """Stop an operation on its hosts."""
         return control_pb2.CancelOperationReply(found=await self._engine.operations.cancel(request.operation_id))
 
-    @_answering
+    @answering
     async def ListIncidents(
-        self, request: control_pb2.ListIncidentsRequest, context: _Context
+        self, request: control_pb2.ListIncidentsRequest, context: Context
     ) -> control_pb2.ListIncidentsReply:
         """The newest incidents."""
         views = await self._engine.incidents.newest(min(request.limit or 50, 1000))
         return control_pb2.ListIncidentsReply(incidents=[wire.incident(v) for v in views])
 
-    @_answering
-    async def ShowIncident(self, request: control_pb2.ShowIncidentRequest, context: _Context) -> control_pb2.Incident:
+    @answering
+    async def ShowIncident(self, request: control_pb2.ShowIncidentRequest, context: Context) -> control_pb2.Incident:
         """One incident."""
         return wire.incident(await self._engine.incidents.view(request.id))
 
-    @_answering
-    async def AddNote(self, request: control_pb2.AddNoteRequest, context: _Context) -> control_pb2.JournalLine:
+    @answering
+    async def AddNote(self, request: control_pb2.AddNoteRequest, context: Context) -> control_pb2.JournalLine:
         """A remark for the record."""
-        note = self._engine.incidents.note(request.incident_id, request.text, operator=_operator(context))
+        note = self._engine.incidents.note(request.incident_id, request.text, operator=operator_of(context))
         return wire.line(await note)
 
-    @_answering
+    @answering
     async def ListEvidence(
-        self, request: control_pb2.ListEvidenceRequest, context: _Context
+        self, request: control_pb2.ListEvidenceRequest, context: Context
     ) -> control_pb2.ListEvidenceReply:
         """Sealed captures."""
         found = await self._engine.records.list(incident_id=request.incident_id, host=request.host)
         return control_pb2.ListEvidenceReply(evidence=[wire.evidence(e) for e in found])
 
-    @_answering
+    @answering
     async def ShowEvidence(
-        self, request: control_pb2.ShowEvidenceRequest, context: _Context
+        self, request: control_pb2.ShowEvidenceRequest, context: Context
     ) -> control_pb2.ShowEvidenceReply:
         """What the host signed, and the controller's receipt."""
-        shown = await self._engine.records.show(request.id, operator=_operator(context), reason=request.reason)
+        shown = await self._engine.records.show(request.id, operator=operator_of(context), reason=request.reason)
         return control_pb2.ShowEvidenceReply(
             record=wire.evidence(shown.evidence),
             statement_json=shown.statement.decode(),
             receipt_json=shown.receipt.decode(),
         )
 
-    @_answering
+    @answering
     async def VerifyEvidence(
-        self, request: control_pb2.VerifyEvidenceRequest, context: _Context
+        self, request: control_pb2.VerifyEvidenceRequest, context: Context
     ) -> control_pb2.VerifyEvidenceReply:
         """Check evidence in the vault."""
-        report = await self._engine.records.verify(request.id, operator=_operator(context))
+        report = await self._engine.records.verify(request.id, operator=operator_of(context))
         return control_pb2.VerifyEvidenceReply(
             problems=report.problems, artifacts=report.artifacts, total_bytes=report.total_bytes
         )
 
-    @_streaming
+    @streaming
     async def ExportEvidence(
-        self, request: control_pb2.ExportEvidenceRequest, context: _Context
+        self, request: control_pb2.ExportEvidenceRequest, context: Context
     ) -> AsyncIterator[control_pb2.FilePart]:
         """The container file."""
-        parts = self._engine.records.export(request.id, operator=_operator(context), reason=request.reason)
+        parts = self._engine.records.export(request.id, operator=operator_of(context), reason=request.reason)
         async for part in parts:
             yield control_pb2.FilePart(data=part)
 
-    @_answering
+    @answering
     async def ImportEvidence(
-        self, request: AsyncIterator[control_pb2.FilePart], context: _Context
+        self, request: AsyncIterator[control_pb2.FilePart], context: Context
     ) -> control_pb2.ListEvidenceReply:
         """Keep the evidence of a container file: the authority's certificate first, then the file."""
         parts = (part.data async for part in request)
-        kept = await self._engine.records.take_in(parts, operator=_operator(context))
+        kept = await self._engine.records.take_in(parts, operator=operator_of(context))
         return control_pb2.ListEvidenceReply(evidence=[wire.evidence(e) for e in kept])
 
-    @_streaming
+    @streaming
     async def ReadJournal(
-        self, request: control_pb2.ReadJournalRequest, context: _Context
+        self, request: control_pb2.ReadJournalRequest, context: Context
     ) -> AsyncIterator[control_pb2.JournalLine]:
         """Lines in order."""
         async for line in self._engine.records.lines(request.incident_id, max(request.from_seq, 1)):
             yield wire.line(line)
 
-    @_answering
+    @answering
     async def VerifyJournal(
-        self, request: control_pb2.VerifyJournalRequest, context: _Context
+        self, request: control_pb2.VerifyJournalRequest, context: Context
     ) -> control_pb2.VerifyJournalReply:
         """Prove the journal."""
         report = await self._engine.records.verify_journal()
@@ -259,7 +214,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         )
 
 
-def _remaining(context: _Context) -> float:
+def _remaining(context: Context) -> float:
     return context.time_remaining() or 10.0
 
 

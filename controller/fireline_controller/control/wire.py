@@ -1,11 +1,14 @@
 """The one place where the engine's values become messages, and messages values."""
 
+import json
+from dataclasses import asdict
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from fireline_controller.engine import Finished, IncidentView, News, Progress, Started, TargetSpec, Wish
-from fireline_controller.model import Evidence, Finding, Host, HostOutcome, Line, Target
+from fireline_controller.engine import Finished, IncidentView, News, Operator, Progress, Started, TargetSpec, Wish
+from fireline_controller.model import Evidence, Finding, Host, HostOutcome, IsolationTimes, Line, Target
+from fireline_controller.policy import Approval
 from fireline_wire.v1 import common_pb2, control_pb2
 
 
@@ -33,6 +36,7 @@ def wish(options: control_pb2.OperationOptions, operator: str) -> Wish:
         host_deadline_s=options.host_deadline.ToMilliseconds() / 1000,
         overall_deadline_s=options.overall_deadline.ToMilliseconds() / 1000,
         concurrency=options.concurrency,
+        break_glass=options.break_glass,
     )
 
 
@@ -51,6 +55,7 @@ def event(news: News) -> control_pb2.OperationEvent:
             incident_id=news.incident_id,
             target=resolved(news.target, False),
             worst_case=news.worst_case,
+            warning=news.warning,
         )
         return control_pb2.OperationEvent(started=started)
     if isinstance(news, Progress):
@@ -79,7 +84,12 @@ def _host_outcome(outcome: HostOutcome) -> control_pb2.HostOutcome:
         deduplicated_bytes=outcome.deduplicated_bytes,
         sealed_ms=outcome.sealed_ms,
         findings=[_finding(f) for f in outcome.findings],
+        isolation=_times(outcome.isolation),
     )
+
+
+def _times(times: IsolationTimes | None) -> control_pb2.IsolationTimes | None:
+    return None if times is None else control_pb2.IsolationTimes(**asdict(times))
 
 
 def _finding(finding: Finding) -> control_pb2.Finding:
@@ -104,6 +114,39 @@ def host(record: Host) -> control_pb2.HostRecord:
         certificate_serial_hex=record.certificate_serial,
         generation=record.generation,
         removed=record.removed,
+    )
+
+
+def operator(value: Operator) -> control_pb2.OperatorRecord:
+    """An operator."""
+    record = control_pb2.OperatorRecord(
+        name=value.name, certificate_serial_hex=value.serial, has_key_here=value.has_key_here
+    )
+    if value.not_after is not None:
+        record.certificate_not_after.CopyFrom(stamp(value.not_after))
+    return record
+
+
+def approval(value: Approval, standing: str) -> control_pb2.Approval:
+    """A request for approval, and what has become of it by now."""
+    return control_pb2.Approval(
+        id=value.id,
+        action=value.action,
+        summary=value.summary,
+        hosts=value.hosts,
+        parameters_json=json.dumps(value.parameters, sort_keys=True),
+        requester=value.requester,
+        reason=value.reason,
+        incident_id=value.incident_id,
+        asked_at=stamp(value.asked_at),
+        expires_at=stamp(value.expires_at),
+        demands=[str(demand) for demand in value.demands],
+        votes=[
+            control_pb2.Vote(operator=v.by, at=stamp(v.at), approves=v.approves, reason=v.reason) for v in value.votes
+        ],
+        standing=standing,
+        used_by=value.used_by,
+        digest=value.digest,
     )
 
 

@@ -9,22 +9,38 @@ from pathlib import Path
 
 from fireline_controller import profiles
 from fireline_controller.config import Settings
+from fireline_controller.engine.approvals import Approvals
 from fireline_controller.engine.collect import Collection, Rooms
 from fireline_controller.engine.fleet import Hosts
 from fireline_controller.engine.incidents import Incidents, IncidentView
+from fireline_controller.engine.isolations import HostIsolations, Isolations, Planned
 from fireline_controller.engine.operations import Operations, Running
+from fireline_controller.engine.operators import OnDenied, Operator, Operators, current
 from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.records import Records
 from fireline_controller.engine.settling import lineage
 from fireline_controller.engine.upkeep import Upkeep
-from fireline_controller.engine.values import Finished, News, Progress, Started, TargetSpec, Wish
+from fireline_controller.engine.values import Finished, IsolationWish, News, Progress, Started, TargetSpec, Wish
 from fireline_controller.hosts import Fleet
 from fireline_controller.model import Host, HostOutcome, NotFound, Operation, Outcome, PolicyError, Target
 from fireline_controller.pki import Authority
 from fireline_controller.store import Store, Transaction
 from fireline_controller.vault import Vault
 
-__all__ = ["Engine", "Finished", "IncidentView", "News", "Progress", "Started", "TargetSpec", "Wish"]
+__all__ = [
+    "Engine",
+    "Finished",
+    "HostIsolations",
+    "IncidentView",
+    "IsolationWish",
+    "News",
+    "Operator",
+    "Planned",
+    "Progress",
+    "Started",
+    "TargetSpec",
+    "Wish",
+]
 
 # Outcomes after which a host may still hold the capture that it was asked for: it is asked for that one again.
 _MAY_HOLD = frozenset({Outcome.UNREACHABLE, Outcome.TIMED_OUT, Outcome.CANCELLED})
@@ -33,7 +49,8 @@ _MAY_HOLD = frozenset({Outcome.UNREACHABLE, Outcome.TIMED_OUT, Outcome.CANCELLED
 class Engine:
     """All that the controller does, for whoever asks (control) or unasked (daemon). `folder` is the state folder.
 
-    `authority` gives the keys as they are now: certificates are renewed while the controller runs.
+    `authority` gives the keys as they are now: certificates are renewed while the controller runs. `on_denied` is told
+    the deny-list (version, serial numbers) when it has changed.
     """
 
     def __init__(
@@ -46,6 +63,7 @@ class Engine:
         settings: Settings,
         folder: Path,
         now: Callable[[], datetime],
+        on_denied: OnDenied = lambda version, serials: None,
     ) -> None:
         self._store = store
         self._fleet = fleet
@@ -58,6 +76,9 @@ class Engine:
         self.hosts = Hosts(store, fleet, now)
         self.incidents = Incidents(store, now)
         self.records = Records(store, vault, authority, folder / "authorities", now)
+        self.approvals = Approvals(store, folder / "policy.toml", lambda tx, at: current(tx, authority(), at), now)
+        self.operators = Operators(store, authority, self.approvals, on_denied, now)
+        self.isolations = Isolations(self._rooms, fleet, self.operations, self.approvals, self._profile)
         self.upkeep = Upkeep(store, fleet, authority, settings, now)
 
     async def resolve(self, spec: TargetSpec) -> tuple[Target, bool]:

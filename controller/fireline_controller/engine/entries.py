@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from fireline_controller import fanout
 from fireline_controller.model import Entry, HostOutcome, Operation, Outcome
@@ -25,9 +26,11 @@ def counts(outcomes: Sequence[HostOutcome]) -> Mapping[str, int]:
     return dict(sorted(Counter(str(o.outcome) for o in outcomes).items()))
 
 
-def intent(operation: Operation, limits: fanout.Limits, profile: Profile | None) -> Entry:
+def intent(
+    operation: Operation, limits: fanout.Limits, profile: Profile | None, parameters: Mapping[str, Any]
+) -> Entry:
     """What will be done, on record before the first host is called (I6); of a capture, also what its profile holds."""
-    content = {"profile_sha256": profile.sha256, "params": profile.params} if profile else {}
+    content = {"profile_sha256": profile.sha256, "params": profile.params} if profile else parameters
     count = len(operation.target.hosts)
     return replace(
         _of(operation),

@@ -8,13 +8,15 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from fireline_controller import fanout, targets
 from fireline_controller.config import Settings
 from fireline_controller.engine import entries, settling
+from fireline_controller.engine.approvals import Permit
 from fireline_controller.engine.feed import Feed
 from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.values import Finished, News, Progress, Started, TargetSpec, Wish
@@ -44,6 +46,8 @@ class _Order:
     limits: fanout.Limits
     budget: fanout.Budget
     started_s: float
+    permit: Permit
+    parameters: Mapping[str, Any]
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     feed: Feed = field(default_factory=Feed)
 
@@ -106,7 +110,15 @@ class Operations:
         return len(target.hosts) > self._settings.fanout.confirm_above
 
     async def run(
-        self, kind: str, wish: Wish, work: Work, *, profile: Profile | None = None, commands_only: bool
+        self,
+        kind: str,
+        wish: Wish,
+        work: Work,
+        *,
+        profile: Profile | None = None,
+        commands_only: bool,
+        parameters: Mapping[str, Any] | None = None,
+        ask: Callable[[Target], Awaitable[Permit]] | None = None,
     ) -> AsyncIterator[News]:
         """Run an operation and tell how it goes; the first news is `Started`, the last one `Finished`.
 
@@ -116,9 +128,11 @@ class Operations:
             work: what is done on one host.
             profile: of a capture.
             commands_only: the work is one short call, so every host is called at once and the short deadline holds.
+            parameters: what changes what happens on a host, for the journal.
+            ask: what asks for leave to do it on these very hosts; see `Approvals.require`.
 
         Raises:
-            PolicyError: a wide target that was not confirmed, or changed since; or a retry beside another one.
+            PolicyError: a wide target not confirmed, or changed since; a retry beside another one; or no leave.
             FirelineError: as `resolve`, or the store fails.
         """
         started_s = time.monotonic()
@@ -126,8 +140,9 @@ class Operations:
         self.require_confirmed(target, wish)
         limits = self._limits(wish, len(hosts), commands_only=commands_only)
         budget = fanout.Budget.parse(wish.max_fail, len(hosts))
+        permit = await ask(target) if ask else Permit()
         operation = self._operation(kind, wish, target, profile.name if profile else "")
-        order = _Order(operation, profile, hosts, limits, budget, started_s)
+        order = _Order(operation, profile, hosts, limits, budget, started_s, permit, parameters or {})
         # From here on it is a task of its own: it goes on, to its record's end, when whoever asked hangs up.
         self._running[operation.id] = order.cancel
         task = asyncio.create_task(self._owned(order, work))
@@ -225,7 +240,8 @@ class Operations:
             _require_alone(tx, operation)
             fence = tx.next_fence_token()
             tx.put_operation(operation)
-            tx.append(entries.intent(operation, order.limits, order.profile))
+            tx.append(entries.intent(operation, order.limits, order.profile, order.parameters))
+            order.permit.spend(tx, used_by=operation.id, at=operation.started_at)
             return fence, tx.head()
 
         fence, head = await self._store.run(record)
@@ -272,7 +288,7 @@ class Operations:
 def _started(order: _Order) -> Started:
     operation = order.operation
     worst_case = order.budget.worst_case(order.limits.concurrency)
-    return Started(operation.id, operation.incident_id, operation.target, worst_case)
+    return Started(operation.id, operation.incident_id, operation.target, worst_case, order.permit.warning)
 
 
 def new_operation_id(now: datetime) -> str:

@@ -1,9 +1,11 @@
 """What the engine is asked and what it tells while it works."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from fireline_controller.model import HostOutcome, Target
+from fireline_wire.isolation import Opening, Scope
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,48 @@ class Wish:
     host_deadline_s: float = 0
     overall_deadline_s: float = 0
     concurrency: int = 0
+    # Why it may pass without the approval that it needs; empty: it may not.
+    break_glass: str = ""
+
+
+@dataclass(frozen=True)
+class IsolationWish:
+    """How hosts are to be cut off. Zero and empty mean: as configured, or not at all.
+
+    `force`: why the last healthy member of a group may be cut off. `unproved`: why a host stays cut off that nobody
+    could prove dark. `hold_s`: how long the order waits for hosts that can't be reached.
+    """
+
+    scope: Scope = field(default_factory=lambda: Scope("host"))
+    allowances: tuple[Opening, ...] = ()
+    lease_s: int = 0
+    now: bool = False
+    force: str = ""
+    unproved: str = ""
+    hold_s: float = 0
+
+    def parameters(self) -> dict[str, Any]:
+        """All that changes what happens on a host, as JSON values."""
+        return {
+            "scope": str(self.scope),
+            "allow": [str(opening) for opening in self.allowances],
+            "lease_s": self.lease_s,
+            "now": self.now,
+            "force": self.force,
+            "unproved": self.unproved,
+            "hold_s": round(self.hold_s),
+        }
 
 
 @dataclass(frozen=True)
 class Started:
-    """The operation is on record; nothing was sent yet."""
+    """The operation is on record; nothing was sent yet. `warning`: what it passed by (approvals that it lacks)."""
 
     operation_id: str
     incident_id: str
     target: Target
     worst_case: str
+    warning: str = ""
 
 
 @dataclass(frozen=True)

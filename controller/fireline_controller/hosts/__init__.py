@@ -1,6 +1,6 @@
 """The way to the hosts: each one as a client whose every failure says its kind. The engine and above may import it.
 
-values > wire, descriptors > channels, diagnosis > failures > calls > client > fleet.
+values > wire, descriptors > channels, diagnosis > failures > calls > client > fleet; vantage stands alone.
 """
 
 from fireline_controller.hosts.client import HostClient
@@ -21,8 +21,19 @@ from fireline_controller.hosts.values import (
     PingAnswer,
     Range,
 )
+from fireline_controller.hosts.values_isolation import (
+    Armed,
+    CutConnection,
+    EndedIsolation,
+    IsolationPlan,
+    IsolationState,
+    IsolationStatus,
+    Released,
+    SignedOrder,
+)
 
 __all__ = [
+    "Armed",
     "CancelAnswer",
     "CaptureAccepted",
     "CaptureNews",
@@ -31,13 +42,20 @@ __all__ = [
     "CollectorEnded",
     "CollectorStarted",
     "Command",
+    "CutConnection",
+    "EndedIsolation",
     "Fleet",
     "HostClient",
     "HostDescription",
     "HostEvent",
     "InstalledCertificate",
+    "IsolationPlan",
+    "IsolationState",
+    "IsolationStatus",
     "PingAnswer",
     "Range",
+    "Released",
+    "SignedOrder",
     "raise_descriptor_limit",
     "require_room",
     "tune_collector",

@@ -4,16 +4,15 @@ Every failure is a HostError that says which kind it is and names the host; only
 not (ControllerExhausted). Leaves to others: retries (engine) and what is believed of the bytes that come (vault).
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
-
-from google.protobuf.message import DecodeError, Message
+from typing import Final, Protocol
 
 from fireline_controller.hosts import failures, wire
 from fireline_controller.hosts.calls import Caller
 from fireline_controller.hosts.channels import Line
+from fireline_controller.hosts.client_isolation import GrpcIsolation, IsolationCalls
 from fireline_controller.hosts.values import (
     CancelAnswer,
     CaptureNews,
@@ -31,8 +30,6 @@ from fireline_wire import transfer
 from fireline_wire.manifest import MAX_MANIFEST_BYTES
 from fireline_wire.v1 import capture_pb2, host_pb2
 
-_Reply = TypeVar("_Reply", bound=Message)
-
 # The envelope carries the manifest in base64.
 MAX_ENVELOPE_BYTES: Final = MAX_MANIFEST_BYTES // 3 * 4 + 65536
 # A capture tells of each collector twice, and once more when a stream attaches again: more is a host that lies.
@@ -44,7 +41,7 @@ _CAPTURE: Final = "/fireline_wire.v1.Capture/"
 _SESSION: Final = _HOST + "Session"
 
 
-class HostClient(Protocol):
+class HostClient(IsolationCalls, Protocol):
     """What can be asked of one host.
 
     All raise HostError (see `values` for the reasons that no agent sends), and ControllerExhausted. `timeout_s` is for
@@ -115,15 +112,15 @@ class PingEncoder:
         return self._last
 
 
-class GrpcHost:
+class GrpcHost(GrpcIsolation):
     """A host over two lines: one for commands, one for evidence, so that no transfer stands before a command (I9)."""
 
-    def __init__(self, control: Line, evidence: Line, caller: Caller, encoder: PingEncoder) -> None:
+    def __init__(
+        self, control: Line, evidence: Line, caller: Caller, encoder: PingEncoder, fresh: Callable[[], Line]
+    ) -> None:
+        super().__init__(control, caller, fresh)
         self.destination = control.destination
-        self._name = control.destination.host
-        self._control = control
         self._evidence = evidence
-        self._caller = caller
         self._encoder = encoder
 
     async def close(self) -> None:
@@ -246,13 +243,3 @@ class GrpcHost:
                         self._name, f"it sent a chunk of {len(message)} bytes, wanted 1 to {transfer.CHUNK_BYTES}"
                     )
                 yield message
-
-    async def _ask(self, method: str, request: Message, reply: type[_Reply], timeout_s: float) -> _Reply:
-        data = await self._caller.unary(self._control, method, request.SerializeToString(), timeout_s=timeout_s)
-        return self._parsed(reply, data)
-
-    def _parsed(self, kind: type[_Reply], data: bytes) -> _Reply:
-        try:
-            return kind.FromString(data)
-        except DecodeError:
-            raise failures.bad_data(self._name, f"it answered with bytes that are no {kind.__name__}") from None

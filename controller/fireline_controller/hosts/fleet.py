@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -74,12 +75,12 @@ class Fleet:
         await asyncio.gather(*self._closing)
 
     def _new(self, destination: Destination) -> GrpcHost:
-        control, evidence = (
-            Line(destination, purpose, self._credentials, self._channel_credentials)
-            for purpose in (self._control, self._evidence)
-        )
+        def line(purpose: channels.Purpose) -> Line:
+            return Line(destination, purpose, self._credentials, self._channel_credentials)
+
         caller = Caller(destination.host, self._settings, self._prober)
-        return GrpcHost(control, evidence, caller, self._encoder)
+        fresh = partial(line, self._control)
+        return GrpcHost(line(self._control), line(self._evidence), caller, self._encoder, fresh)
 
     def _channel_credentials(self, credentials: tls.Credentials) -> grpc.ChannelCredentials:
         """One object for all channels: gRPC parses certificate and key once."""

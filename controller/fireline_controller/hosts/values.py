@@ -122,6 +122,7 @@ class HostDescription:
     deny_list_version: int
     fence_token: int
     spool_free_bytes: int
+    isolation: str
 
 
 @dataclass(frozen=True)

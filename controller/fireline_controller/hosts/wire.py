@@ -120,13 +120,14 @@ def description(said: host_pb2.HostDescription, *, host: str, clock: Stopwatch) 
         operating_system=text(said.operating_system),
         clock_offset_ns=offset_ns,
         clock_round_trip_ns=round_trip_ns,
-        certificate_not_after=_time(said.certificate_not_after, host),
+        certificate_not_after=moment(said.certificate_not_after, host),
         collectors=tuple(text(name) for name in said.collectors[:MAX_ITEMS]),
         lacks=tuple(text(sentence) for sentence in said.lacks[:MAX_ITEMS]),
         cgroup=text(said.cgroup),
         deny_list_version=said.deny_list_version,
         fence_token=said.fence_token,
         spool_free_bytes=said.spool_free_bytes,
+        isolation=text(said.isolation),
     )
 
 
@@ -159,7 +160,7 @@ def installed(reply: host_pb2.InstallCertificateReply, *, host: str) -> Installe
     Raises:
         HostFailed: its time is no time.
     """
-    return InstalledCertificate(text(reply.serial_hex), _time(reply.not_after, host))
+    return InstalledCertificate(text(reply.serial_hex), moment(reply.not_after, host))
 
 
 def host_event(event: host_pb2.HostEvent, *, host: str) -> HostEvent:
@@ -170,7 +171,7 @@ def host_event(event: host_pb2.HostEvent, *, host: str) -> HostEvent:
     """
     known = event.kind in host_pb2.HostEvent.Kind.values()
     kind = host_pb2.HostEvent.Kind.Name(event.kind).removeprefix("KIND_").lower() if known else "unspecified"
-    return HostEvent(_time(event.at, host), kind, text(event.detail))
+    return HostEvent(moment(event.at, host), kind, text(event.detail))
 
 
 def text(said: str) -> str:
@@ -238,7 +239,12 @@ def _nanoseconds(stamp: Timestamp, host: str) -> int:
     return stamp.seconds * 10**9 + stamp.nanos
 
 
-def _time(stamp: Timestamp, host: str) -> datetime:
+def moment(stamp: Timestamp, host: str) -> datetime:
+    """A time that a host told.
+
+    Raises:
+        HostFailed: it is none.
+    """
     return datetime.fromtimestamp(_nanoseconds(stamp, host) // 1000 / 1e6, UTC)
 
 

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fireline_controller.model import Certificate, ConfigError
 from fireline_controller.pki import folder as folders
+from fireline_controller.pki.operators import OperatorKeys, hand_over
 from fireline_controller.pki.signing import (
     CONTROLLER,
     JOURNAL,
@@ -29,10 +30,23 @@ from fireline_controller.pki.signing import (
     requested_key,
     self_signed,
     sign,
+    signing_request,
 )
 from fireline_wire import chain, envelope
 from fireline_wire.identity import Identity, Role
 from fireline_wire.tls import Credentials
+
+__all__ = [
+    "Authority",
+    "OperatorKeys",
+    "create",
+    "hand_over",
+    "is_due",
+    "load",
+    "new_request",
+    "renew",
+    "verify_chain",
+]
 
 _ROLES: Final[Mapping[str, Role]] = {
     "controller": Role.CONTROLLER,
@@ -73,6 +87,22 @@ class Authority:
         """
         return self._issue(requested_key(csr_pem), agent_grant(host, generation), now, lifetime, generation)
 
+    def issue_operator(self, csr_pem: bytes, *, name: str, now: datetime) -> Certificate:
+        """Certify an operator's key; of the request, only the key and its proof of possession count.
+
+        Raises:
+            PolicyError: the request is malformed, not P-256 or not signed by its own key.
+            ValueError: the name is none.
+        """
+        return self._issue(requested_key(csr_pem), operator_grant(name), now, OWN_LIFETIME)
+
+    def renew_operator(self, chain_pem: bytes, *, now: datetime) -> Certificate | None:
+        """A new certificate for the key of an operator's chain; None while none is due."""
+        leaf = chain.certificates(chain_pem)[0]
+        if not _is_late(leaf.not_valid_before_utc, leaf.not_valid_after_utc, now):
+            return None
+        return self._issue(chain.public_key_of(leaf), operator_grant(chain.identity_of(leaf).name), now, OWN_LIFETIME)
+
     def chain_of(self, certificate: Certificate) -> bytes:
         """The chain that the holder of a certificate serves, PEM."""
         return certificate.pem.encode() + self.ca_pem
@@ -99,6 +129,12 @@ class Authority:
 def is_due(certificate: Certificate, now: datetime) -> bool:
     """Whether a certificate should be renewed: a third of its life, or less, is left."""
     return _is_late(certificate.not_before, certificate.not_after, now)
+
+
+def new_request() -> tuple[bytes, bytes]:
+    """A fresh key and a request to certify it, both PEM: for an operator whose key the controller shall never see."""
+    key = new_key()
+    return key_pem(key), signing_request(key)
 
 
 def verify_chain(leaf_pem: bytes, ca_pem: bytes, *, at: datetime) -> Identity:

@@ -138,6 +138,12 @@ def requested_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def signing_request(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A request to certify a key (PKCS #10, PEM), which names nobody: the authority says who it is for."""
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM)
+
+
 def _bad_request(why: str) -> PolicyError:
     return PolicyError(f"the signing request is refused: {why}", reason="invalid_request")
 

@@ -31,6 +31,7 @@ COLLECTORS: Final = frozenset(
         "filesystems",
         "firewall",
         "hidden_processes",
+        "isolation",
         "kernel_log",
         "memory",
         "modules",

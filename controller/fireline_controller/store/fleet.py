@@ -1,12 +1,17 @@
 """Verbs for the fleet: hosts, their certificates, one-time tokens."""
 
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import select, update
 
 from fireline_controller.model import Certificate, Host, NotFound, PolicyError, Token
 from fireline_controller.store import schema
 from fireline_controller.store.verbs import Verbs, columns_of, value_of
+from fireline_wire.identity import Identity, Role
+
+# The beginning of every operator's identity, and of no other's.
+_OPERATORS: Final = str(Identity(Role.OPERATOR, "x")).removesuffix("x")
 
 
 class FleetVerbs(Verbs):
@@ -76,6 +81,14 @@ class FleetVerbs(Verbs):
         if identity:
             query = query.where(table.c.identity == identity)
         return tuple(value_of(Certificate, row) for row in self._connection.execute(query))
+
+    def operator_certificates(self) -> tuple[Certificate, ...]:
+        """The certificates of operators that are not revoked, expired ones too, by the time from which they hold."""
+        table = schema.certificates
+        is_operators = table.c.identity.startswith(_OPERATORS, autoescape=True)
+        query = select(table).where(is_operators, table.c.revoked_at.is_(None))
+        rows = self._connection.execute(query.order_by(table.c.not_before, table.c.serial))
+        return tuple(value_of(Certificate, row) for row in rows)
 
     def revoke(self, serial: str, at: datetime) -> Certificate:
         """Put a certificate on the deny-list for ever; one that is there already keeps its time.

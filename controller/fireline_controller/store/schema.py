@@ -7,10 +7,11 @@ from typing import Final
 
 from sqlalchemy import Boolean, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text
 
+from fireline_controller.isolation import Phase
 from fireline_controller.model import Severity
 from fireline_controller.store.columns import Choice, Digest, Instant, Json, Number, Words
 
-HEAD: Final = "0001"  # the migration at which these tables are; a store that is stamped with it needs no alembic
+HEAD: Final = "0003"  # the migration at which these tables are; a store that is stamped with it needs no alembic
 
 metadata = MetaData()
 
@@ -69,6 +70,33 @@ operations = Table(
     Column("retry_of", Words, nullable=False),
     # Written once, read whole: a document costs a tenth of a row for each of 1,000 hosts.
     Column("outcomes", Json, nullable=False),
+)
+
+isolations = Table(
+    "isolations",
+    metadata,
+    Column("order_id", Words, primary_key=True),
+    Column("host", Words, nullable=False, index=True),
+    Column("scope", Words, nullable=False),
+    Column("phase", Choice(Phase), nullable=False, index=True),
+    Column("operation_id", Words, nullable=False),
+    Column("incident_id", Words, nullable=False),
+    Column("operator", Words, nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("code", Words, nullable=False),
+    Column("controllers", Json, nullable=False),
+    Column("allowances", Json, nullable=False),
+    Column("lease_s", Number, nullable=False),
+    Column("fence_token", Number, nullable=False),
+    Column("force", Words, nullable=False),
+    Column("unproved", Words, nullable=False),
+    Column("ordered_at", Instant, nullable=False),
+    Column("places", Json, nullable=False),
+    Column("proof", Words, nullable=False),
+    Column("armed_at", Instant),
+    Column("committed_at", Instant),
+    Column("ended_at", Instant),
+    Column("not_after", Instant),
 )
 
 incidents = Table(
@@ -132,6 +160,26 @@ checkpoints = Table(
     Column("seq", Number, primary_key=True, autoincrement=False),
     Column("hash", Text, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("digest", Words, nullable=False, index=True),
+    Column("action", Words, nullable=False),
+    Column("summary", Words, nullable=False),
+    Column("hosts", Words, nullable=False),
+    Column("parameters", Json, nullable=False),
+    Column("requester", Words, nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("incident_id", Words, nullable=False),
+    Column("asked_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("demands", Json, nullable=False),
+    Column("votes", Json, nullable=False),
+    Column("ended", Words, nullable=False),
+    Column("used_by", Words, nullable=False),
 )
 
 # Numbers that only grow: fence_token, deny_list.

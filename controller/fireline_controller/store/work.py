@@ -11,6 +11,7 @@ from fireline_controller.model import (
     Finding,
     HostOutcome,
     Incident,
+    IsolationTimes,
     NotFound,
     Operation,
     Outcome,
@@ -135,12 +136,20 @@ def _document(outcome: HostOutcome) -> dict[str, Any]:
     said = {name: values[name] for name, usual in _USUAL.items() if values[name] != usual}
     if outcome.findings:
         said["findings"] = [columns_of(f) for f in outcome.findings]
+    if outcome.isolation is not None:
+        said["isolation"] = columns_of(outcome.isolation)
     return said
 
 
 def _outcome_of(document: dict[str, Any]) -> HostOutcome:
     findings = tuple(Finding(**f) for f in document.get("findings", ()))
-    return HostOutcome(**{**_USUAL, **document, "outcome": Outcome(document["outcome"]), "findings": findings})
+    isolation = _times_of(document["isolation"]) if "isolation" in document else None
+    known = {"outcome": Outcome(document["outcome"]), "findings": findings, "isolation": isolation}
+    return HostOutcome(**{**_USUAL, **document, **known})
+
+
+def _times_of(document: dict[str, Any]) -> IsolationTimes:
+    return IsolationTimes(**{**document, "witnesses": tuple(document["witnesses"])})
 
 
 def _operation_of(row: Row[Any]) -> Operation:

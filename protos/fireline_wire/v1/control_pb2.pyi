@@ -5,6 +5,7 @@ What an operator asks of the controller: the command line and, later, the web pa
 
 from collections import abc as _abc
 from fireline_wire.v1 import common_pb2 as _common_pb2
+from fireline_wire.v1 import isolation_pb2 as _isolation_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -94,6 +95,366 @@ class CreateTokenReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateTokenReply: _TypeAlias = CreateTokenReply  # noqa: Y015
+
+@_typing.final
+class ListOperatorsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperatorsRequest: _TypeAlias = ListOperatorsRequest  # noqa: Y015
+
+@_typing.final
+class OperatorRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_SERIAL_HEX_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_NOT_AFTER_FIELD_NUMBER: _builtins.int
+    HAS_KEY_HERE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    certificate_serial_hex: _builtins.str
+    """Empty, and no time, for the operator that the controller was made with."""
+    has_key_here: _builtins.bool
+    """The key lies in the controller's state folder."""
+    @_builtins.property
+    def certificate_not_after(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        certificate_serial_hex: _builtins.str = ...,
+        certificate_not_after: _timestamp_pb2.Timestamp | None = ...,
+        has_key_here: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_not_after", b"certificate_not_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_not_after", b"certificate_not_after", "certificate_serial_hex", b"certificate_serial_hex", "has_key_here", b"has_key_here", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OperatorRecord: _TypeAlias = OperatorRecord  # noqa: Y015
+
+@_typing.final
+class ListOperatorsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def operators(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatorRecord]: ...
+    def __init__(
+        self,
+        *,
+        operators: _abc.Iterable[Global___OperatorRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operators", b"operators"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOperatorsReply: _TypeAlias = ListOperatorsReply  # noqa: Y015
+
+@_typing.final
+class AddOperatorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIGNING_REQUEST_PEM_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    signing_request_pem: _builtins.bytes
+    """PKCS #10, PEM. The key itself never leaves whoever made it."""
+    reason: _builtins.str
+    break_glass: _builtins.str
+    """Why it may pass without the approval that it needs."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        signing_request_pem: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+        break_glass: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass", b"break_glass", "name", b"name", "reason", b"reason", "signing_request_pem", b"signing_request_pem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddOperatorRequest: _TypeAlias = AddOperatorRequest  # noqa: Y015
+
+@_typing.final
+class AddOperatorReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAIN_PEM_FIELD_NUMBER: _builtins.int
+    CA_PEM_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
+    chain_pem: _builtins.bytes
+    """The operator's certificate, then the authority's, PEM."""
+    ca_pem: _builtins.bytes
+    warning: _builtins.str
+    """What it passed by: approvals that it lacks."""
+    def __init__(
+        self,
+        *,
+        chain_pem: _builtins.bytes = ...,
+        ca_pem: _builtins.bytes = ...,
+        warning: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_pem", b"ca_pem", "chain_pem", b"chain_pem", "warning", b"warning"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddOperatorReply: _TypeAlias = AddOperatorReply  # noqa: Y015
+
+@_typing.final
+class RemoveOperatorRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    reason: _builtins.str
+    break_glass: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        break_glass: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass", b"break_glass", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveOperatorRequest: _TypeAlias = RemoveOperatorRequest  # noqa: Y015
+
+@_typing.final
+class RemoveOperatorReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOKED_SERIALS_HEX_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
+    warning: _builtins.str
+    @_builtins.property
+    def revoked_serials_hex(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        revoked_serials_hex: _abc.Iterable[_builtins.str] | None = ...,
+        warning: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked_serials_hex", b"revoked_serials_hex", "warning", b"warning"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveOperatorReply: _TypeAlias = RemoveOperatorReply  # noqa: Y015
+
+@_typing.final
+class ListApprovalsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListApprovalsRequest: _TypeAlias = ListApprovalsRequest  # noqa: Y015
+
+@_typing.final
+class ListApprovalsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        approvals: _abc.Iterable[Global___Approval] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListApprovalsReply: _TypeAlias = ListApprovalsReply  # noqa: Y015
+
+@_typing.final
+class ShowApprovalRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowApprovalRequest: _TypeAlias = ShowApprovalRequest  # noqa: Y015
+
+@_typing.final
+class DecideApprovalRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    APPROVES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    approves: _builtins.bool
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        approves: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approves", b"approves", "id", b"id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecideApprovalRequest: _TypeAlias = DecideApprovalRequest  # noqa: Y015
+
+@_typing.final
+class Approval(_message.Message):
+    """A request for approval: what is to be done, to which hosts, and what was said on it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
+    REQUESTER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    DEMANDS_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    USED_BY_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    action: _builtins.str
+    summary: _builtins.str
+    """What is to be done, in words."""
+    hosts: _builtins.str
+    """Folded."""
+    parameters_json: _builtins.str
+    """All that changes what happens on a host, as JSON; the approval is for exactly this."""
+    requester: _builtins.str
+    reason: _builtins.str
+    incident_id: _builtins.str
+    standing: _builtins.str
+    """open, spent, denied or expired"""
+    used_by: _builtins.str
+    """The operation that used it."""
+    digest: _builtins.str
+    """SHA-256 over action, hosts and parameters. Hexadecimal."""
+    @_builtins.property
+    def asked_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def demands(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All of them are to be met, each a sentence: "2 approvals by bob or carol"."""
+
+    @_builtins.property
+    def votes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vote]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        action: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        hosts: _builtins.str = ...,
+        parameters_json: _builtins.str = ...,
+        requester: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        incident_id: _builtins.str = ...,
+        asked_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        demands: _abc.Iterable[_builtins.str] | None = ...,
+        votes: _abc.Iterable[Global___Vote] | None = ...,
+        standing: _builtins.str = ...,
+        used_by: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "asked_at", b"asked_at", "demands", b"demands", "digest", b"digest", "expires_at", b"expires_at", "hosts", b"hosts", "id", b"id", "incident_id", b"incident_id", "parameters_json", b"parameters_json", "reason", b"reason", "requester", b"requester", "standing", b"standing", "summary", b"summary", "used_by", b"used_by", "votes", b"votes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Approval: _TypeAlias = Approval  # noqa: Y015
+
+@_typing.final
+class Vote(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    APPROVES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    operator: _builtins.str
+    approves: _builtins.bool
+    reason: _builtins.str
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        operator: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        approves: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approves", b"approves", "at", b"at", "operator", b"operator", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Vote: _TypeAlias = Vote  # noqa: Y015
 
 @_typing.final
 class HostRecord(_message.Message):
@@ -236,6 +597,7 @@ class DescribeHostReply(_message.Message):
     CLOCK_OFFSET_NS_FIELD_NUMBER: _builtins.int
     CLOCK_ROUND_TRIP_NS_FIELD_NUMBER: _builtins.int
     SPOOL_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     outcome: _common_pb2.Outcome.ValueType
     """How the question to the live agent ended; the fields below are filled for ok."""
     detail: _builtins.str
@@ -247,6 +609,8 @@ class DescribeHostReply(_message.Message):
     clock_offset_ns: _builtins.int
     clock_round_trip_ns: _builtins.int
     spool_free_bytes: _builtins.int
+    isolation: _builtins.str
+    """How far this host can be isolated, in one line."""
     @_builtins.property
     def record(self) -> Global___HostRecord: ...
     @_builtins.property
@@ -269,10 +633,11 @@ class DescribeHostReply(_message.Message):
         clock_offset_ns: _builtins.int = ...,
         clock_round_trip_ns: _builtins.int = ...,
         spool_free_bytes: _builtins.int = ...,
+        isolation: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "cgroup", b"cgroup", "clock_offset_ns", b"clock_offset_ns", "clock_round_trip_ns", b"clock_round_trip_ns", "collectors", b"collectors", "detail", b"detail", "kernel", b"kernel", "lacks", b"lacks", "operating_system", b"operating_system", "outcome", b"outcome", "record", b"record", "spool_free_bytes", b"spool_free_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "cgroup", b"cgroup", "clock_offset_ns", b"clock_offset_ns", "clock_round_trip_ns", b"clock_round_trip_ns", "collectors", b"collectors", "detail", b"detail", "isolation", b"isolation", "kernel", b"kernel", "lacks", b"lacks", "operating_system", b"operating_system", "outcome", b"outcome", "record", b"record", "spool_free_bytes", b"spool_free_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -430,6 +795,7 @@ class OperationOptions(_message.Message):
     HOST_DEADLINE_FIELD_NUMBER: _builtins.int
     OVERALL_DEADLINE_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
+    BREAK_GLASS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     incident_id: _builtins.str
     confirmed_sha256: _builtins.str
@@ -438,6 +804,8 @@ class OperationOptions(_message.Message):
     """"5" or "10%": stop new work when more hosts than this have not ended ok. Empty: never."""
     concurrency: _builtins.int
     """How many hosts work at once; 0: the controller's configuration."""
+    break_glass: _builtins.str
+    """Why it may pass without the approval that the policy wants; empty: it may not."""
     @_builtins.property
     def target(self) -> Global___TargetSpec: ...
     @_builtins.property
@@ -455,10 +823,11 @@ class OperationOptions(_message.Message):
         host_deadline: _duration_pb2.Duration | None = ...,
         overall_deadline: _duration_pb2.Duration | None = ...,
         concurrency: _builtins.int = ...,
+        break_glass: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["host_deadline", b"host_deadline", "overall_deadline", b"overall_deadline", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "confirmed_sha256", b"confirmed_sha256", "host_deadline", b"host_deadline", "incident_id", b"incident_id", "max_fail", b"max_fail", "overall_deadline", b"overall_deadline", "reason", b"reason", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break_glass", b"break_glass", "concurrency", b"concurrency", "confirmed_sha256", b"confirmed_sha256", "host_deadline", b"host_deadline", "incident_id", b"incident_id", "max_fail", b"max_fail", "overall_deadline", b"overall_deadline", "reason", b"reason", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -541,6 +910,409 @@ class OpenIncidentRequest(_message.Message):
 Global___OpenIncidentRequest: _TypeAlias = OpenIncidentRequest  # noqa: Y015
 
 @_typing.final
+class IsolationWish(_message.Message):
+    """How hosts are cut off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    ALLOWANCES_FIELD_NUMBER: _builtins.int
+    LEASE_S_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    UNPROVED_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    scope: _builtins.str
+    """In the words of fireline_wire.isolation.Scope; empty: host."""
+    lease_s: _builtins.int
+    """Seconds until the kernel lifts what was not committed; 0: the controller's configuration."""
+    now: _builtins.bool
+    """Don't capture first: what is lost by that is the operator's decision."""
+    force: _builtins.str
+    """Why the last healthy member of a group may be cut off. Empty: it may not."""
+    unproved: _builtins.str
+    """Why a host may stay cut off that nobody could prove dark. Empty: it is let back."""
+    @_builtins.property
+    def allowances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ADDRESS:PORT/PROTOCOL that stay reachable besides the controllers."""
+
+    @_builtins.property
+    def hold(self) -> _duration_pb2.Duration:
+        """How long the order is kept for hosts that can't be reached. Nothing: it isn't."""
+
+    def __init__(
+        self,
+        *,
+        scope: _builtins.str = ...,
+        allowances: _abc.Iterable[_builtins.str] | None = ...,
+        lease_s: _builtins.int = ...,
+        now: _builtins.bool = ...,
+        force: _builtins.str = ...,
+        unproved: _builtins.str = ...,
+        hold: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowances", b"allowances", "force", b"force", "hold", b"hold", "lease_s", b"lease_s", "now", b"now", "scope", b"scope", "unproved", b"unproved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IsolationWish: _TypeAlias = IsolationWish  # noqa: Y015
+
+@_typing.final
+class IsolateHostsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    WISH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> Global___OperationOptions: ...
+    @_builtins.property
+    def wish(self) -> Global___IsolationWish: ...
+    def __init__(
+        self,
+        *,
+        options: Global___OperationOptions | None = ...,
+        wish: Global___IsolationWish | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "wish", b"wish"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "wish", b"wish"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IsolateHostsRequest: _TypeAlias = IsolateHostsRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseHostsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> Global___OperationOptions: ...
+    def __init__(
+        self,
+        *,
+        options: Global___OperationOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseHostsRequest: _TypeAlias = ReleaseHostsRequest  # noqa: Y015
+
+@_typing.final
+class PlanIsolationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    WISH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def target(self) -> Global___TargetSpec: ...
+    @_builtins.property
+    def wish(self) -> Global___IsolationWish: ...
+    def __init__(
+        self,
+        *,
+        target: Global___TargetSpec | None = ...,
+        wish: Global___IsolationWish | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target", "wish", b"wish"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target", "wish", b"wish"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanIsolationsRequest: _TypeAlias = PlanIsolationsRequest  # noqa: Y015
+
+@_typing.final
+class PlanIsolationsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOSTS_FIELD_NUMBER: _builtins.int
+    HURTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedIsolation]:
+        """By name."""
+
+    @_builtins.property
+    def hurts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whom it would hurt, and what refuses it unless forced; each a sentence."""
+
+    def __init__(
+        self,
+        *,
+        hosts: _abc.Iterable[Global___PlannedIsolation] | None = ...,
+        hurts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "hurts", b"hurts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanIsolationsReply: _TypeAlias = PlanIsolationsReply  # noqa: Y015
+
+@_typing.final
+class PlannedIsolation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    outcome: _common_pb2.Outcome.ValueType
+    """How the question to the live agent ended; what follows is filled for ok."""
+    detail: _builtins.str
+    scope: _builtins.str
+    @_builtins.property
+    def plan(self) -> _isolation_pb2.IsolationPlan: ...
+    @_builtins.property
+    def open(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What stays reachable: the controllers' addresses and the allowances."""
+
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hosts that would look at it from outside."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        outcome: _common_pb2.Outcome.ValueType = ...,
+        detail: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        plan: _isolation_pb2.IsolationPlan | None = ...,
+        open: _abc.Iterable[_builtins.str] | None = ...,
+        witnesses: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "host", b"host", "open", b"open", "outcome", b"outcome", "plan", b"plan", "scope", b"scope", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedIsolation: _TypeAlias = PlannedIsolation  # noqa: Y015
+
+@_typing.final
+class ShowIsolationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def target(self) -> Global___TargetSpec:
+        """Without terms: every host."""
+
+    def __init__(
+        self,
+        *,
+        target: Global___TargetSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowIsolationsRequest: _TypeAlias = ShowIsolationsRequest  # noqa: Y015
+
+@_typing.final
+class ShowIsolationsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOSTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostIsolation]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        hosts: _abc.Iterable[Global___HostIsolation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowIsolationsReply: _TypeAlias = ShowIsolationsReply  # noqa: Y015
+
+@_typing.final
+class HostIsolation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    outcome: _common_pb2.Outcome.ValueType
+    """How the question to the live agent ended."""
+    detail: _builtins.str
+    @_builtins.property
+    def status(self) -> _isolation_pb2.IsolationStatus:
+        """By the host's kernel, for ok."""
+
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___IsolationRecord]:
+        """What this controller has on record as in force, under way or waiting for the host."""
+
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        outcome: _common_pb2.Outcome.ValueType = ...,
+        detail: _builtins.str = ...,
+        status: _isolation_pb2.IsolationStatus | None = ...,
+        records: _abc.Iterable[Global___IsolationRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "host", b"host", "outcome", b"outcome", "records", b"records", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostIsolation: _TypeAlias = HostIsolation  # noqa: Y015
+
+@_typing.final
+class IsolationRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    ORDERED_AT_FIELD_NUMBER: _builtins.int
+    COMMITTED_AT_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    scope: _builtins.str
+    phase: _builtins.str
+    """pending, arming, committed, released, lifted, broken or withdrawn, as last known."""
+    operator: _builtins.str
+    reason: _builtins.str
+    incident_id: _builtins.str
+    proof: _builtins.str
+    """How it is known: "dark to web2 and web3: 6 ports that answered before are silent"."""
+    @_builtins.property
+    def ordered_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def committed_at(self) -> _timestamp_pb2.Timestamp:
+        """Absent before."""
+
+    @_builtins.property
+    def not_after(self) -> _timestamp_pb2.Timestamp:
+        """Until when a pending one is carried out if its host is seen."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        phase: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        incident_id: _builtins.str = ...,
+        ordered_at: _timestamp_pb2.Timestamp | None = ...,
+        committed_at: _timestamp_pb2.Timestamp | None = ...,
+        not_after: _timestamp_pb2.Timestamp | None = ...,
+        proof: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["committed_at", b"committed_at", "not_after", b"not_after", "ordered_at", b"ordered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_at", b"committed_at", "incident_id", b"incident_id", "not_after", b"not_after", "operator", b"operator", "order_id", b"order_id", "ordered_at", b"ordered_at", "phase", b"phase", "proof", b"proof", "reason", b"reason", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IsolationRecord: _TypeAlias = IsolationRecord  # noqa: Y015
+
+@_typing.final
+class ShowIsolationCodeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowIsolationCodeRequest: _TypeAlias = ShowIsolationCodeRequest  # noqa: Y015
+
+@_typing.final
+class ShowIsolationCodeReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___IsolationCode]: ...
+    def __init__(
+        self,
+        *,
+        codes: _abc.Iterable[Global___IsolationCode] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowIsolationCodeReply: _TypeAlias = ShowIsolationCodeReply  # noqa: Y015
+
+@_typing.final
+class IsolationCode(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    ORDERED_AT_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    scope: _builtins.str
+    code: _builtins.str
+    """Four groups of four characters of RFC 4648's base32."""
+    operator: _builtins.str
+    @_builtins.property
+    def ordered_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        code: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        ordered_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ordered_at", b"ordered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "operator", b"operator", "order_id", b"order_id", "ordered_at", b"ordered_at", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IsolationCode: _TypeAlias = IsolationCode  # noqa: Y015
+
+@_typing.final
 class OperationEvent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -582,10 +1354,13 @@ class OperationStarted(_message.Message):
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     WORST_CASE_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     incident_id: _builtins.str
     worst_case: _builtins.str
     """The failure budget in words: "stops after 3 of 20 hosts; at worst 3 + 7 at work are affected"."""
+    warning: _builtins.str
+    """What it passed by (approvals that it lacks), for everybody to see. Empty: nothing."""
     @_builtins.property
     def target(self) -> Global___ResolvedTarget: ...
     def __init__(
@@ -595,10 +1370,11 @@ class OperationStarted(_message.Message):
         incident_id: _builtins.str = ...,
         target: Global___ResolvedTarget | None = ...,
         worst_case: _builtins.str = ...,
+        warning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id", "operation_id", b"operation_id", "target", b"target", "worst_case", b"worst_case"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id", "operation_id", b"operation_id", "target", b"target", "warning", b"warning", "worst_case", b"worst_case"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -682,6 +1458,7 @@ class HostOutcome(_message.Message):
     DEDUPLICATED_BYTES_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     SEALED_MS_FIELD_NUMBER: _builtins.int
+    ISOLATION_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     outcome: _common_pb2.Outcome.ValueType
     detail: _builtins.str
@@ -701,6 +1478,10 @@ class HostOutcome(_message.Message):
     sealed_ms: _builtins.int
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
+    @_builtins.property
+    def isolation(self) -> Global___IsolationTimes:
+        """Of a host that was isolated."""
+
     def __init__(
         self,
         *,
@@ -717,14 +1498,65 @@ class HostOutcome(_message.Message):
         deduplicated_bytes: _builtins.int = ...,
         findings: _abc.Iterable[Global___Finding] | None = ...,
         sealed_ms: _builtins.int = ...,
+        isolation: Global___IsolationTimes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["isolation", b"isolation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "deduplicated_bytes", b"deduplicated_bytes", "detail", b"detail", "duration_ms", b"duration_ms", "evidence_id", b"evidence_id", "findings", b"findings", "host", b"host", "outcome", b"outcome", "partial", b"partial", "reason", b"reason", "resent_bytes", b"resent_bytes", "sealed_ms", b"sealed_ms", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "deduplicated_bytes", b"deduplicated_bytes", "detail", b"detail", "duration_ms", b"duration_ms", "evidence_id", b"evidence_id", "findings", b"findings", "host", b"host", "isolation", b"isolation", "outcome", b"outcome", "partial", b"partial", "reason", b"reason", "resent_bytes", b"resent_bytes", "sealed_ms", b"sealed_ms", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostOutcome: _TypeAlias = HostOutcome  # noqa: Y015
+
+@_typing.final
+class IsolationTimes(_message.Message):
+    """How long an isolation took: milliseconds from the command; 0 where it did not come so far."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPTURED_MS_FIELD_NUMBER: _builtins.int
+    ARMED_MS_FIELD_NUMBER: _builtins.int
+    CONFIRMED_MS_FIELD_NUMBER: _builtins.int
+    PROVED_MS_FIELD_NUMBER: _builtins.int
+    COMMITTED_MS_FIELD_NUMBER: _builtins.int
+    APPLIED_US_FIELD_NUMBER: _builtins.int
+    SOCKETS_KILLED_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    CODE_HINT_FIELD_NUMBER: _builtins.int
+    captured_ms: _builtins.int
+    armed_ms: _builtins.int
+    confirmed_ms: _builtins.int
+    """The controller came back on a new connection."""
+    proved_ms: _builtins.int
+    """No witness got an answer any more."""
+    committed_ms: _builtins.int
+    applied_us: _builtins.int
+    """By the host's own clock, from the request's arrival to the end of the one transaction."""
+    sockets_killed: _builtins.int
+    code_hint: _builtins.str
+    """How to get the one-time code for the console."""
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        captured_ms: _builtins.int = ...,
+        armed_ms: _builtins.int = ...,
+        confirmed_ms: _builtins.int = ...,
+        proved_ms: _builtins.int = ...,
+        committed_ms: _builtins.int = ...,
+        applied_us: _builtins.int = ...,
+        sockets_killed: _builtins.int = ...,
+        witnesses: _abc.Iterable[_builtins.str] | None = ...,
+        code_hint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_us", b"applied_us", "armed_ms", b"armed_ms", "captured_ms", b"captured_ms", "code_hint", b"code_hint", "committed_ms", b"committed_ms", "confirmed_ms", b"confirmed_ms", "proved_ms", b"proved_ms", "sockets_killed", b"sockets_killed", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IsolationTimes: _TypeAlias = IsolationTimes  # noqa: Y015
 
 @_typing.final
 class OperationFinished(_message.Message):

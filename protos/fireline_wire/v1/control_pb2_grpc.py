@@ -39,6 +39,36 @@ class ControlStub(object):
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.CreateTokenRequest.SerializeToString,
                 response_deserializer=fireline__wire_dot_v1_dot_control__pb2.CreateTokenReply.FromString,
                 _registered_method=True)
+        self.ListOperators = channel.unary_unary(
+                '/fireline_wire.v1.Control/ListOperators',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ListOperatorsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.ListOperatorsReply.FromString,
+                _registered_method=True)
+        self.AddOperator = channel.unary_unary(
+                '/fireline_wire.v1.Control/AddOperator',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.AddOperatorRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.AddOperatorReply.FromString,
+                _registered_method=True)
+        self.RemoveOperator = channel.unary_unary(
+                '/fireline_wire.v1.Control/RemoveOperator',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorReply.FromString,
+                _registered_method=True)
+        self.ListApprovals = channel.unary_unary(
+                '/fireline_wire.v1.Control/ListApprovals',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ListApprovalsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.ListApprovalsReply.FromString,
+                _registered_method=True)
+        self.ShowApproval = channel.unary_unary(
+                '/fireline_wire.v1.Control/ShowApproval',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowApprovalRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.Approval.FromString,
+                _registered_method=True)
+        self.DecideApproval = channel.unary_unary(
+                '/fireline_wire.v1.Control/DecideApproval',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.DecideApprovalRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.Approval.FromString,
+                _registered_method=True)
         self.ListHosts = channel.unary_unary(
                 '/fireline_wire.v1.Control/ListHosts',
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.ListHostsRequest.SerializeToString,
@@ -79,10 +109,35 @@ class ControlStub(object):
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.OpenIncidentRequest.SerializeToString,
                 response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
                 _registered_method=True)
+        self.IsolateHosts = channel.unary_stream(
+                '/fireline_wire.v1.Control/IsolateHosts',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.IsolateHostsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+                _registered_method=True)
+        self.ReleaseHosts = channel.unary_stream(
+                '/fireline_wire.v1.Control/ReleaseHosts',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ReleaseHostsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+                _registered_method=True)
         self.CancelOperation = channel.unary_unary(
                 '/fireline_wire.v1.Control/CancelOperation',
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.CancelOperationRequest.SerializeToString,
                 response_deserializer=fireline__wire_dot_v1_dot_control__pb2.CancelOperationReply.FromString,
+                _registered_method=True)
+        self.PlanIsolations = channel.unary_unary(
+                '/fireline_wire.v1.Control/PlanIsolations',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsReply.FromString,
+                _registered_method=True)
+        self.ShowIsolations = channel.unary_unary(
+                '/fireline_wire.v1.Control/ShowIsolations',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsReply.FromString,
+                _registered_method=True)
+        self.ShowIsolationCode = channel.unary_unary(
+                '/fireline_wire.v1.Control/ShowIsolationCode',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeReply.FromString,
                 _registered_method=True)
         self.ListIncidents = channel.unary_unary(
                 '/fireline_wire.v1.Control/ListIncidents',
@@ -145,6 +200,46 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOperators(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddOperator(self, request, context):
+        """Certifies the key of a new operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveOperator(self, request, context):
+        """Revokes an operator's certificates and cuts the calls under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApprovals(self, request, context):
+        """Requests for approval, which a command makes that the policy binds (approval_required).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowApproval(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideApproval(self, request, context):
+        """One operator's word, given once. The requester has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListHosts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -196,8 +291,43 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IsolateHosts(self, request, context):
+        """Cuts hosts off, each one proved dark from outside or let back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseHosts(self, request, context):
+        """Lets hosts back, and withdraws what was ordered for hosts that could not be reached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelOperation(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanIsolations(self, request, context):
+        """What isolating would do on each host, and whom it would hurt. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowIsolations(self, request, context):
+        """What is in force, by each host's kernel, beside what is on record here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowIsolationCode(self, request, context):
+        """The codes that end a host's isolations on its console. That they were looked at is on record.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -272,6 +402,36 @@ def add_ControlServicer_to_server(servicer, server):
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.CreateTokenRequest.FromString,
                     response_serializer=fireline__wire_dot_v1_dot_control__pb2.CreateTokenReply.SerializeToString,
             ),
+            'ListOperators': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperators,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ListOperatorsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.ListOperatorsReply.SerializeToString,
+            ),
+            'AddOperator': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddOperator,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.AddOperatorRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.AddOperatorReply.SerializeToString,
+            ),
+            'RemoveOperator': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveOperator,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorReply.SerializeToString,
+            ),
+            'ListApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApprovals,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ListApprovalsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.ListApprovalsReply.SerializeToString,
+            ),
+            'ShowApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowApproval,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowApprovalRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.Approval.SerializeToString,
+            ),
+            'DecideApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideApproval,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.DecideApprovalRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.Approval.SerializeToString,
+            ),
             'ListHosts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListHosts,
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ListHostsRequest.FromString,
@@ -312,10 +472,35 @@ def add_ControlServicer_to_server(servicer, server):
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.OpenIncidentRequest.FromString,
                     response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
             ),
+            'IsolateHosts': grpc.unary_stream_rpc_method_handler(
+                    servicer.IsolateHosts,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.IsolateHostsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
+            ),
+            'ReleaseHosts': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReleaseHosts,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ReleaseHostsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
+            ),
             'CancelOperation': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelOperation,
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.CancelOperationRequest.FromString,
                     response_serializer=fireline__wire_dot_v1_dot_control__pb2.CancelOperationReply.SerializeToString,
+            ),
+            'PlanIsolations': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanIsolations,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsReply.SerializeToString,
+            ),
+            'ShowIsolations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowIsolations,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsReply.SerializeToString,
+            ),
+            'ShowIsolationCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowIsolationCode,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeReply.SerializeToString,
             ),
             'ListIncidents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListIncidents,
@@ -395,6 +580,168 @@ class Control(object):
             '/fireline_wire.v1.Control/CreateToken',
             fireline__wire_dot_v1_dot_control__pb2.CreateTokenRequest.SerializeToString,
             fireline__wire_dot_v1_dot_control__pb2.CreateTokenReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperators(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ListOperators',
+            fireline__wire_dot_v1_dot_control__pb2.ListOperatorsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.ListOperatorsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddOperator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/AddOperator',
+            fireline__wire_dot_v1_dot_control__pb2.AddOperatorRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.AddOperatorReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveOperator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/RemoveOperator',
+            fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.RemoveOperatorReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ListApprovals',
+            fireline__wire_dot_v1_dot_control__pb2.ListApprovalsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.ListApprovalsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ShowApproval',
+            fireline__wire_dot_v1_dot_control__pb2.ShowApprovalRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.Approval.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/DecideApproval',
+            fireline__wire_dot_v1_dot_control__pb2.DecideApprovalRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.Approval.FromString,
             options,
             channel_credentials,
             insecure,
@@ -622,6 +969,60 @@ class Control(object):
             _registered_method=True)
 
     @staticmethod
+    def IsolateHosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fireline_wire.v1.Control/IsolateHosts',
+            fireline__wire_dot_v1_dot_control__pb2.IsolateHostsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseHosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ReleaseHosts',
+            fireline__wire_dot_v1_dot_control__pb2.ReleaseHostsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CancelOperation(request,
             target,
             options=(),
@@ -638,6 +1039,87 @@ class Control(object):
             '/fireline_wire.v1.Control/CancelOperation',
             fireline__wire_dot_v1_dot_control__pb2.CancelOperationRequest.SerializeToString,
             fireline__wire_dot_v1_dot_control__pb2.CancelOperationReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanIsolations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/PlanIsolations',
+            fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.PlanIsolationsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowIsolations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ShowIsolations',
+            fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.ShowIsolationsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowIsolationCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ShowIsolationCode',
+            fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,6 +15,16 @@ GRPC_VERSION: str
 class ControlStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateToken: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateTokenRequest, _control_pb2.CreateTokenReply]
+    ListOperators: _aio.UnaryUnaryMultiCallable[_control_pb2.ListOperatorsRequest, _control_pb2.ListOperatorsReply]
+    AddOperator: _aio.UnaryUnaryMultiCallable[_control_pb2.AddOperatorRequest, _control_pb2.AddOperatorReply]
+    """Certifies the key of a new operator."""
+    RemoveOperator: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveOperatorRequest, _control_pb2.RemoveOperatorReply]
+    """Revokes an operator's certificates and cuts the calls under way."""
+    ListApprovals: _aio.UnaryUnaryMultiCallable[_control_pb2.ListApprovalsRequest, _control_pb2.ListApprovalsReply]
+    """Requests for approval, which a command makes that the policy binds (approval_required)."""
+    ShowApproval: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowApprovalRequest, _control_pb2.Approval]
+    DecideApproval: _aio.UnaryUnaryMultiCallable[_control_pb2.DecideApprovalRequest, _control_pb2.Approval]
+    """One operator's word, given once. The requester has none."""
     ListHosts: _aio.UnaryUnaryMultiCallable[_control_pb2.ListHostsRequest, _control_pb2.ListHostsReply]
     DescribeHost: _aio.UnaryUnaryMultiCallable[_control_pb2.DescribeHostRequest, _control_pb2.DescribeHostReply]
     LabelHosts: _aio.UnaryUnaryMultiCallable[_control_pb2.LabelHostsRequest, _control_pb2.ListHostsReply]
@@ -26,7 +36,17 @@ class ControlStub:
     """The fanned-out commands. Ending the stream early changes nothing; CancelOperation stops the work."""
     CaptureHosts: _aio.UnaryStreamMultiCallable[_control_pb2.CaptureHostsRequest, _control_pb2.OperationEvent]
     OpenIncident: _aio.UnaryStreamMultiCallable[_control_pb2.OpenIncidentRequest, _control_pb2.OperationEvent]
+    IsolateHosts: _aio.UnaryStreamMultiCallable[_control_pb2.IsolateHostsRequest, _control_pb2.OperationEvent]
+    """Cuts hosts off, each one proved dark from outside or let back."""
+    ReleaseHosts: _aio.UnaryStreamMultiCallable[_control_pb2.ReleaseHostsRequest, _control_pb2.OperationEvent]
+    """Lets hosts back, and withdraws what was ordered for hosts that could not be reached."""
     CancelOperation: _aio.UnaryUnaryMultiCallable[_control_pb2.CancelOperationRequest, _control_pb2.CancelOperationReply]
+    PlanIsolations: _aio.UnaryUnaryMultiCallable[_control_pb2.PlanIsolationsRequest, _control_pb2.PlanIsolationsReply]
+    """What isolating would do on each host, and whom it would hurt. Changes nothing."""
+    ShowIsolations: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowIsolationsRequest, _control_pb2.ShowIsolationsReply]
+    """What is in force, by each host's kernel, beside what is on record here."""
+    ShowIsolationCode: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowIsolationCodeRequest, _control_pb2.ShowIsolationCodeReply]
+    """The codes that end a host's isolations on its console. That they were looked at is on record."""
     ListIncidents: _aio.UnaryUnaryMultiCallable[_control_pb2.ListIncidentsRequest, _control_pb2.ListIncidentsReply]
     ShowIncident: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowIncidentRequest, _control_pb2.Incident]
     AddNote: _aio.UnaryUnaryMultiCallable[_control_pb2.AddNoteRequest, _control_pb2.JournalLine]
@@ -47,6 +67,52 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.CreateTokenRequest,
         context: _aio.ServicerContext[_control_pb2.CreateTokenRequest, _abc.Awaitable[_control_pb2.CreateTokenReply]],
     ) -> _abc.Awaitable[_control_pb2.CreateTokenReply]: ...
+
+    @_abc_1.abstractmethod
+    def ListOperators(
+        self,
+        request: _control_pb2.ListOperatorsRequest,
+        context: _aio.ServicerContext[_control_pb2.ListOperatorsRequest, _abc.Awaitable[_control_pb2.ListOperatorsReply]],
+    ) -> _abc.Awaitable[_control_pb2.ListOperatorsReply]: ...
+
+    @_abc_1.abstractmethod
+    def AddOperator(
+        self,
+        request: _control_pb2.AddOperatorRequest,
+        context: _aio.ServicerContext[_control_pb2.AddOperatorRequest, _abc.Awaitable[_control_pb2.AddOperatorReply]],
+    ) -> _abc.Awaitable[_control_pb2.AddOperatorReply]:
+        """Certifies the key of a new operator."""
+
+    @_abc_1.abstractmethod
+    def RemoveOperator(
+        self,
+        request: _control_pb2.RemoveOperatorRequest,
+        context: _aio.ServicerContext[_control_pb2.RemoveOperatorRequest, _abc.Awaitable[_control_pb2.RemoveOperatorReply]],
+    ) -> _abc.Awaitable[_control_pb2.RemoveOperatorReply]:
+        """Revokes an operator's certificates and cuts the calls under way."""
+
+    @_abc_1.abstractmethod
+    def ListApprovals(
+        self,
+        request: _control_pb2.ListApprovalsRequest,
+        context: _aio.ServicerContext[_control_pb2.ListApprovalsRequest, _abc.Awaitable[_control_pb2.ListApprovalsReply]],
+    ) -> _abc.Awaitable[_control_pb2.ListApprovalsReply]:
+        """Requests for approval, which a command makes that the policy binds (approval_required)."""
+
+    @_abc_1.abstractmethod
+    def ShowApproval(
+        self,
+        request: _control_pb2.ShowApprovalRequest,
+        context: _aio.ServicerContext[_control_pb2.ShowApprovalRequest, _abc.Awaitable[_control_pb2.Approval]],
+    ) -> _abc.Awaitable[_control_pb2.Approval]: ...
+
+    @_abc_1.abstractmethod
+    def DecideApproval(
+        self,
+        request: _control_pb2.DecideApprovalRequest,
+        context: _aio.ServicerContext[_control_pb2.DecideApprovalRequest, _abc.Awaitable[_control_pb2.Approval]],
+    ) -> _abc.Awaitable[_control_pb2.Approval]:
+        """One operator's word, given once. The requester has none."""
 
     @_abc_1.abstractmethod
     def ListHosts(
@@ -108,11 +174,51 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]: ...
 
     @_abc_1.abstractmethod
+    def IsolateHosts(
+        self,
+        request: _control_pb2.IsolateHostsRequest,
+        context: _aio.ServicerContext[_control_pb2.IsolateHostsRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
+    ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]:
+        """Cuts hosts off, each one proved dark from outside or let back."""
+
+    @_abc_1.abstractmethod
+    def ReleaseHosts(
+        self,
+        request: _control_pb2.ReleaseHostsRequest,
+        context: _aio.ServicerContext[_control_pb2.ReleaseHostsRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
+    ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]:
+        """Lets hosts back, and withdraws what was ordered for hosts that could not be reached."""
+
+    @_abc_1.abstractmethod
     def CancelOperation(
         self,
         request: _control_pb2.CancelOperationRequest,
         context: _aio.ServicerContext[_control_pb2.CancelOperationRequest, _abc.Awaitable[_control_pb2.CancelOperationReply]],
     ) -> _abc.Awaitable[_control_pb2.CancelOperationReply]: ...
+
+    @_abc_1.abstractmethod
+    def PlanIsolations(
+        self,
+        request: _control_pb2.PlanIsolationsRequest,
+        context: _aio.ServicerContext[_control_pb2.PlanIsolationsRequest, _abc.Awaitable[_control_pb2.PlanIsolationsReply]],
+    ) -> _abc.Awaitable[_control_pb2.PlanIsolationsReply]:
+        """What isolating would do on each host, and whom it would hurt. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ShowIsolations(
+        self,
+        request: _control_pb2.ShowIsolationsRequest,
+        context: _aio.ServicerContext[_control_pb2.ShowIsolationsRequest, _abc.Awaitable[_control_pb2.ShowIsolationsReply]],
+    ) -> _abc.Awaitable[_control_pb2.ShowIsolationsReply]:
+        """What is in force, by each host's kernel, beside what is on record here."""
+
+    @_abc_1.abstractmethod
+    def ShowIsolationCode(
+        self,
+        request: _control_pb2.ShowIsolationCodeRequest,
+        context: _aio.ServicerContext[_control_pb2.ShowIsolationCodeRequest, _abc.Awaitable[_control_pb2.ShowIsolationCodeReply]],
+    ) -> _abc.Awaitable[_control_pb2.ShowIsolationCodeReply]:
+        """The codes that end a host's isolations on its console. That they were looked at is on record."""
 
     @_abc_1.abstractmethod
     def ListIncidents(

@@ -1,0 +1,58 @@
+"""The part of the Control service that is about isolation."""
+
+from collections.abc import AsyncIterator
+
+from fireline_controller.control import wire, wire_isolation
+from fireline_controller.control.answering import Context, answering, operator_of, streaming
+from fireline_controller.engine import Engine
+from fireline_wire.v1 import control_pb2
+
+
+class IsolationCalls:
+    """Isolate, release, and what is to know of both."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @streaming
+    async def IsolateHosts(
+        self, request: control_pb2.IsolateHostsRequest, context: Context
+    ) -> AsyncIterator[control_pb2.OperationEvent]:
+        """Cut hosts off."""
+        wish = wire.wish(request.options, operator_of(context))
+        async for news in self._engine.isolations.isolate(wish, wire_isolation.wish(request.wish)):
+            yield wire.event(news)
+
+    @streaming
+    async def ReleaseHosts(
+        self, request: control_pb2.ReleaseHostsRequest, context: Context
+    ) -> AsyncIterator[control_pb2.OperationEvent]:
+        """Let hosts back."""
+        async for news in self._engine.isolations.release(wire.wish(request.options, operator_of(context))):
+            yield wire.event(news)
+
+    @answering
+    async def PlanIsolations(
+        self, request: control_pb2.PlanIsolationsRequest, context: Context
+    ) -> control_pb2.PlanIsolationsReply:
+        """What isolating would do."""
+        how = wire_isolation.wish(request.wish)
+        planned, hurts = await self._engine.isolations.plan(wire.target_spec(request.target), how)
+        hosts = [wire_isolation.planned(one, how) for one in planned]
+        return control_pb2.PlanIsolationsReply(hosts=hosts, hurts=hurts)
+
+    @answering
+    async def ShowIsolations(
+        self, request: control_pb2.ShowIsolationsRequest, context: Context
+    ) -> control_pb2.ShowIsolationsReply:
+        """What is in force."""
+        found = await self._engine.isolations.status(wire.target_spec(request.target))
+        return control_pb2.ShowIsolationsReply(hosts=[wire_isolation.host_isolation(one) for one in found])
+
+    @answering
+    async def ShowIsolationCode(
+        self, request: control_pb2.ShowIsolationCodeRequest, context: Context
+    ) -> control_pb2.ShowIsolationCodeReply:
+        """The codes for a host's console."""
+        found = await self._engine.isolations.codes(request.host, operator=operator_of(context), reason=request.reason)
+        return control_pb2.ShowIsolationCodeReply(codes=[wire_isolation.code(one) for one in found])

@@ -1,0 +1,265 @@
+"""Two persons for what one must not do alone: asks for approval, hears it, and lets a command pass once it is there.
+
+Which commands that are is decided by `policy` from `policy.toml` in the state folder, read anew each time. A permit is
+spent in the transaction that puts the command on record, so that one approval serves one command.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from fireline_controller import policy
+from fireline_controller.engine.values import Wish
+from fireline_controller.model import ConfigError, Entry, Host, PolicyError, Target
+from fireline_controller.policy import Approval, Needs, Proposal, Vote
+from fireline_controller.store import Store, Transaction
+
+_MAX_RULES_BYTES: Final = 1 << 20  # a policy is a page of text; this protects against a wrong path
+
+
+@dataclass(frozen=True)
+class Permit:
+    """Leave to do one command. `warning` is a sentence for everybody to see: the glass was broken."""
+
+    approval: Approval | None = None
+    warning: str = ""
+    broken: Entry | None = None
+
+    def spend(self, tx: Transaction, *, used_by: str, at: datetime) -> None:
+        """Use it, in the transaction that puts the command on record.
+
+        Raises:
+            PolicyError: another command used the approval meanwhile, or its time is over.
+        """
+        operation_id = used_by if used_by.startswith("op-") else ""
+        if self.broken is not None:
+            tx.append(replace(self.broken, at=at, operation_id=operation_id))
+        if self.approval is None:
+            return
+        spent = tx.spend_approval(self.approval.id, used_by, at)
+        if spent is None:
+            message = f"{self.approval.id} was used or has expired meanwhile: repeat the command to ask again"
+            raise PolicyError(message, reason="approval_required")
+        tx.append(replace(_entry(spent, "spent", spent.requester, at, f"used by {used_by}"), operation_id=operation_id))
+
+
+class Approvals:
+    """Requests for approval.
+
+    Args:
+        store: where they are kept.
+        file: the policy; without it nothing needs approval.
+        operators: who is an operator at a time.
+        now: the clock.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        file: Path,
+        operators: Callable[[Transaction, datetime], frozenset[str]],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._file = file
+        self._operators = operators
+        self._now = now
+
+    async def rules(self) -> Sequence[policy.Rule]:
+        """The rules that are in force.
+
+        Raises:
+            ConfigError: the file is wrong or can't be read; nothing that a rule could bind passes until it is mended.
+        """
+        return await asyncio.to_thread(_read, self._file)
+
+    async def require(
+        self, action: str, target: Target, parameters: Mapping[str, Any], wish: Wish, *, summary: str
+    ) -> Permit:
+        """Let a command pass, or ask the others.
+
+        Args:
+            action: one of `policy.ACTIONS`.
+            target: frozen.
+            parameters: JSON values, all that changes what happens on a host; an approval is for exactly these.
+            wish: by whom and why; `break_glass` passes without approval where every rule allows it.
+            summary: what is to be done, in words, for those who approve.
+
+        Raises:
+            PolicyError: approval_required: the message names the request, who must approve, until when and how;
+                policy_denied: it was denied, or can't be approved by anybody.
+            ConfigError: the policy is wrong.
+        """
+        rules = await self.rules()
+        proposal = Proposal(action, target, parameters, wish.operator)
+        wanted = set(target.hosts)
+        hosts = [host for host in await self._store.hosts() if host.name in wanted]
+        if not policy.binding(rules, proposal, hosts):
+            return Permit()
+        now = self._now()
+
+        def judge(tx: Transaction) -> Permit | PolicyError:
+            """An error is returned, not raised, since raising it would take back the request that it names."""
+            return self._judged(tx, rules, proposal, hosts, wish, summary, now)
+
+        found = await self._store.run(judge)
+        if isinstance(found, PolicyError):
+            raise found
+        return found
+
+    def _judged(
+        self,
+        tx: Transaction,
+        rules: Sequence[policy.Rule],
+        proposal: Proposal,
+        hosts: Sequence[Host],
+        wish: Wish,
+        summary: str,
+        now: datetime,
+    ) -> Permit | PolicyError:
+        approval = _expired(tx, tx.newest_approval(proposal.digest, proposal.requester), now)
+        verdict = policy.decide(
+            rules, proposal, hosts=hosts, operators=self._operators(tx, now), approval=approval, now=now
+        )
+        if isinstance(verdict, policy.Allowed):
+            return Permit(approval)
+        if wish.break_glass:
+            return _broken(verdict, proposal, wish, summary, now)
+        if isinstance(verdict, policy.Refused):
+            return PolicyError(f"{summary}: {verdict.why}", reason="policy_denied")
+        if approval is None or policy.standing(approval, now) != "open":
+            approval = _asked(proposal, verdict, wish, summary, now)
+            tx.put_approval(approval)
+            words = f"{wish.operator} asks for approval: {summary}"
+            tx.append(_entry(approval, "asked", wish.operator, now, words, reason=wish.reason))
+        return PolicyError(_ask(approval, verdict), reason="approval_required")
+
+    async def newest(self, limit: int) -> Sequence[Approval]:
+        """The newest requests first."""
+        return await self._store.read(lambda tx: tx.approvals(limit))
+
+    async def show(self, approval_id: str) -> Approval:
+        """One request.
+
+        Raises:
+            NotFound: it is not known.
+        """
+        return await self._store.read(lambda tx: tx.approval(approval_id))
+
+    def standing(self, approval: Approval) -> str:
+        """What has become of a request by now: `open`, `spent`, `denied` or `expired`."""
+        return policy.standing(approval, self._now())
+
+    async def decide(self, approval_id: str, *, operator: str, approves: bool, reason: str) -> Approval:
+        """Approve or deny a request, once for each operator. One denial ends it.
+
+        Raises:
+            NotFound: it is not known.
+            PolicyError: this operator's word can't count: the requester, nobody whom the rules name, or too late.
+        """
+        now = self._now()
+
+        def record(tx: Transaction) -> Approval | PolicyError:
+            approval = tx.approval(approval_id)
+            _expired(tx, approval, now)
+            if why := policy.objection(approval, operator, operators=self._operators(tx, now), now=now):
+                return PolicyError(f"{approval_id}: {why}", reason="policy_denied")
+            vote = Vote(operator, now, approves, reason)
+            heard = replace(approval, votes=(*approval.votes, vote), ended="" if approves else "denied")
+            tx.put_approval(heard)
+            word = "approved" if approves else "denied"
+            tx.append(_entry(heard, word, operator, now, f"{operator} {word}: {approval.summary}", reason=reason))
+            return heard
+
+        found = await self._store.run(record)
+        if isinstance(found, PolicyError):
+            raise found
+        return found
+
+
+def _read(file: Path) -> Sequence[policy.Rule]:
+    try:
+        with file.open("rb") as source:
+            raw = source.read(_MAX_RULES_BYTES + 1)
+        if len(raw) > _MAX_RULES_BYTES:
+            raise ConfigError(f"{file}: over {_MAX_RULES_BYTES} bytes: this is no policy")
+        return policy.parse(raw.decode(), file=str(file))
+    except FileNotFoundError:
+        return ()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 text at byte {error.start}") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: can't be read: {error.strerror}") from None
+
+
+def _expired(tx: Transaction, approval: Approval | None, now: datetime) -> Approval | None:
+    """The request as it is; that its time ran out unused is put on record by whoever finds it."""
+    if approval is not None and not approval.ended and policy.standing(approval, now) == "expired":
+        approval = replace(approval, ended="expired")
+        tx.put_approval(approval)
+        tx.append(_entry(approval, "expired", "controller", now, "expired without being used"))
+    return approval
+
+
+def _asked(proposal: Proposal, needs: Needs, wish: Wish, summary: str, now: datetime) -> Approval:
+    return Approval(
+        id=f"apr-{int(now.timestamp() * 1000):011x}-{secrets.token_hex(4)}",
+        digest=proposal.digest,
+        action=proposal.action,
+        summary=summary,
+        hosts=proposal.target.folded,
+        parameters=dict(proposal.parameters),
+        requester=proposal.requester,
+        reason=wish.reason,
+        incident_id=wish.incident_id,
+        asked_at=now,
+        expires_at=now + needs.expires,
+        demands=needs.demands,
+    )
+
+
+def _ask(approval: Approval, needs: Needs) -> str:
+    had = ", ".join(vote.by for vote in approval.votes)
+    until = f"{approval.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+    return (
+        f"{approval.summary}: needs {policy.in_words(needs.demands)}{f' (so far: {had})' if had else ''} until {until}:"
+        f" fireline approval approve {approval.id}; then repeat the same command"
+    )
+
+
+def _broken(
+    verdict: Needs | policy.Refused, proposal: Proposal, wish: Wish, summary: str, now: datetime
+) -> Permit | PolicyError:
+    without = policy.in_words(verdict.demands) if isinstance(verdict, Needs) else verdict.why
+    if not verdict.break_glass:
+        message = f"{summary}: the policy does not allow to break the glass here: {without}"
+        return PolicyError(message, reason="policy_denied")
+    warning = f"glass broken by {wish.operator}: {summary}, against the policy ({without}): {wish.break_glass}"
+    data = {
+        "action": proposal.action,
+        "digest": proposal.digest,
+        "hosts": proposal.target.folded,
+        "parameters": dict(proposal.parameters),
+        "reason": wish.break_glass,
+        "without": without,
+    }
+    entry = Entry("policy.broken_glass", wish.operator, now, warning, incident_id=wish.incident_id, data=data)
+    return Permit(warning=warning, broken=entry)
+
+
+def _entry(approval: Approval, what: str, actor: str, at: datetime, words: str, *, reason: str = "") -> Entry:
+    data = {
+        "approval": approval.id,
+        "digest": approval.digest,
+        "action": approval.action,
+        "hosts": approval.hosts,
+        "parameters": dict(approval.parameters),
+        "reason": reason,
+        "expires_at": approval.expires_at.isoformat(),
+    }
+    summary = f"{approval.id}: {words}"
+    return Entry(f"approval.{what}", actor, at, summary, incident_id=approval.incident_id, data=data)

@@ -1,0 +1,264 @@
+"""Isolations as operators ask for them: isolate, release, plan, look, show a code."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from fireline_controller import isolation as judging
+from fireline_controller.engine.approvals import Approvals, Permit
+from fireline_controller.engine.collect import Rooms
+from fireline_controller.engine.isolating import Ground, HostIsolation, own_host
+from fireline_controller.engine.operations import Operations, Running
+from fireline_controller.engine.orders import Orders
+from fireline_controller.engine.releasing import HostRelease
+from fireline_controller.engine.values import IsolationWish, News, TargetSpec, Wish
+from fireline_controller.hosts import Fleet, IsolationPlan, IsolationStatus
+from fireline_controller.isolation import IN_FORCE, STANDING, Isolation
+from fireline_controller.model import (
+    Entry,
+    Host,
+    HostError,
+    HostOutcome,
+    NotFound,
+    Outcome,
+    PolicyError,
+    Target,
+)
+from fireline_controller.profiles import Profile
+from fireline_controller.store import Transaction
+
+# Whether somebody who would stand in is healthy must not hold up an isolation for long.
+_HEALTHY_S = 2.0
+# All hosts at once: nothing but short calls.
+_ALL_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What isolating one host would do; `plan` is there for the outcome ok."""
+
+    host: str
+    outcome: Outcome
+    detail: str
+    open: tuple[str, ...] = ()
+    witnesses: tuple[str, ...] = ()
+    plan: IsolationPlan | None = None
+
+
+@dataclass(frozen=True)
+class HostIsolations:
+    """What is in force on one host: by its kernel, for the outcome ok, and by the record."""
+
+    host: str
+    outcome: Outcome
+    detail: str
+    records: tuple[Isolation, ...]
+    status: IsolationStatus | None = None
+
+
+class Isolations:
+    """What operators may ask about isolation. `profile` gives a capture profile by its name."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        fleet: Fleet,
+        operations: Operations,
+        approvals: Approvals,
+        profile: Callable[[str], Profile],
+    ) -> None:
+        self._rooms = rooms
+        self._fleet = fleet
+        self._operations = operations
+        self._approvals = approvals
+        self._profile = profile
+        self._orders = Orders(rooms.authority, rooms.settings)
+
+    async def isolate(
+        self, wish: Wish, how: IsolationWish, *, pending: frozenset[str] = frozenset()
+    ) -> AsyncIterator[News]:
+        """Cut hosts off, each one proved dark from outside or let back.
+
+        `pending` are orders that waited for their hosts: they were approved when they were given.
+
+        Raises:
+            PolicyError: no reason, a group would lose its last healthy member, approval is needed; or as `run` says.
+            FirelineError: nothing was sent: the target, the incident, a missing confirmation, the store.
+        """
+        _require_reason(wish, "isolate")
+        await self._require_known(wish, "isolate")
+        target, _ = await self._operations.resolve(wish.target)
+        ground = await self._ground(target, pending)
+
+        async def ask(resolved: Target) -> Permit:
+            await self._require_harmless(resolved, how)
+            if pending:
+                return Permit()
+            summary = f"isolate {resolved.folded} ({how.scope})"
+            return await self._approvals.require("isolate", resolved, how.parameters(), wish, summary=summary)
+
+        async def work(running: Running, host: Host) -> HostOutcome:
+            return await HostIsolation(self._rooms, ground, running, host, how).run()
+
+        whole = replace(wish, concurrency=wish.concurrency or (_ALL_AT_ONCE if how.now else 0))
+        run = self._operations.run("isolate", whole, work, commands_only=False, parameters=how.parameters(), ask=ask)
+        async for news in run:
+            yield news
+
+    async def release(self, wish: Wish) -> AsyncIterator[News]:
+        """Let hosts back, with everything that is isolated on them.
+
+        Raises:
+            PolicyError: no reason, approval is needed; or as `run` says.
+            FirelineError: nothing was sent: the target, the incident, a missing confirmation, the store.
+        """
+        _require_reason(wish, "release")
+        await self._require_known(wish, "release")
+        target, _ = await self._operations.resolve(wish.target)
+        ground = await self._ground(target, frozenset())
+
+        async def ask(resolved: Target) -> Permit:
+            return await self._approvals.require("release", resolved, {}, wish, summary=f"release {resolved.folded}")
+
+        async def work(running: Running, host: Host) -> HostOutcome:
+            return await HostRelease(self._rooms, ground, running, host).run()
+
+        whole = replace(wish, concurrency=wish.concurrency or _ALL_AT_ONCE)
+        async for news in self._operations.run("release", whole, work, commands_only=False, ask=ask):
+            yield news
+
+    async def plan(self, spec: TargetSpec, how: IsolationWish) -> tuple[Sequence[Planned], Sequence[str]]:
+        """What isolating would do on each host, by name, and which groups it would hurt. Changes nothing.
+
+        Raises:
+            FirelineError: the target does not parse or matches nothing.
+        """
+        target, hosts = await self._operations.resolve(spec)
+        ground = await self._ground(target, frozenset())
+        planned = await asyncio.gather(*(self._planned(ground, host, how) for host in hosts))
+        return sorted(planned, key=lambda p: p.host), await self._hurt(target, how)
+
+    async def status(self, spec: TargetSpec) -> Sequence[HostIsolations]:
+        """What is in force on these hosts, or on all, by name: asked of each host's kernel.
+
+        Raises:
+            FirelineError: the target does not parse or matches nothing.
+        """
+        hosts = (await self._operations.resolve(spec))[1] if spec.terms else await self._rooms.store.hosts()
+        records = await self._rooms.store.read(lambda tx: tx.isolations(STANDING))
+        found = await asyncio.gather(*(self._shown(host, records) for host in hosts))
+        return sorted(found, key=lambda h: h.host)
+
+    async def codes(self, name: str, *, operator: str, reason: str) -> Sequence[Isolation]:
+        """The isolations in force on a host, with their codes; that they were shown is on record.
+
+        Raises:
+            PolicyError: no reason was given.
+            NotFound: the host is not known, or nothing is in force on it.
+        """
+        if not reason.strip():
+            raise PolicyError("a code lets a host back without this controller: say --reason", reason="invalid_request")
+        now = self._rooms.now()
+
+        def record(tx: Transaction) -> Sequence[Isolation]:
+            tx.host(name)
+            found = tx.isolations(IN_FORCE, name)
+            if not found:
+                raise NotFound(f"{name}: nothing is in force there by this controller's record, so there is no code")
+            data = {"orders": [one.order_id for one in found], "reason": reason}
+            summary = f"the one-time code of {name} was shown to {operator}"
+            tx.append(Entry("isolation.code", operator, now, summary, found[-1].incident_id, host=name, data=data))
+            return found
+
+        return await self._rooms.store.run(record)
+
+    async def _ground(self, target: Target, pending: frozenset[str]) -> Ground:
+        hosts = await self._rooms.store.hosts()
+        isolated = await self._rooms.store.read(_isolated)
+        return Ground(
+            self._fleet,
+            self._orders,
+            hosts,
+            isolated | set(target.hosts),
+            self._profile("volatile"),
+            self._profile("isolation"),
+            pending,
+        )
+
+    async def _require_known(self, wish: Wish, kind: str) -> None:
+        def check(tx: Transaction) -> None:
+            if wish.incident_id:
+                tx.incident(wish.incident_id)
+            if wish.target.retry_of and (prior := tx.operation(wish.target.retry_of)).kind != kind:
+                raise NotFound(f"operation {prior.id} is no {kind} but a {prior.kind}")
+
+        await self._rooms.store.read(check)
+
+    async def _require_harmless(self, target: Target, how: IsolationWish) -> None:
+        hurt = await self._hurt(target, how)
+        if hurt and not how.force:
+            raise PolicyError(f"{'; '.join(hurt)}; to do it all the same: --force REASON", reason="policy_denied")
+
+    async def _hurt(self, target: Target, how: IsolationWish) -> Sequence[str]:
+        if how.scope.kind != "host":
+            return ()
+        hosts = await self._rooms.store.hosts()
+        isolated = await self._rooms.store.read(_isolated)
+        label = self._rooms.settings.isolation.group_label
+        groups = judging.groups_hurt(hosts, targeted=target.hosts, isolated=isolated, label=label)
+        by_name = {host.name: host for host in hosts}
+        sentences = await asyncio.gather(*(self._group_hurt(group, by_name) for group in groups))
+        return [sentence for sentence in sentences if sentence]
+
+    async def _group_hurt(self, group: judging.Group, hosts: dict[str, Host]) -> str:
+        """Asks the others until one answers."""
+        asking = [asyncio.ensure_future(self._is_healthy(hosts[name])) for name in group.others]
+        try:
+            for answer in asyncio.as_completed(asking):
+                if await answer:
+                    return ""
+            return group.hurt(())
+        finally:
+            for one in asking:
+                one.cancel()
+
+    async def _is_healthy(self, host: Host) -> bool:
+        try:
+            await self._fleet.client(host).describe(timeout_s=_HEALTHY_S)
+        except HostError:
+            return False
+        return True
+
+    async def _planned(self, ground: Ground, host: Host, how: IsolationWish) -> Planned:
+        timeout_s = self._rooms.settings.fanout.command_deadline_s
+        try:
+            draft = await self._orders.draft(host, how, now=self._rooms.now())
+            order = self._orders.sign(draft, self._rooms.now())
+            plan = await self._fleet.client(host).plan_isolation(order, timeout_s=timeout_s)
+        except HostError as error:
+            return Planned(host.name, error.outcome, str(error))
+        if why := own_host(plan):
+            plan = replace(plan, refusal=f"{why}: it is never isolated")
+        opened = {*draft.controllers, *(opening.address for opening in how.allowances)}
+        candidates = judging.candidates(host.name, ground.hosts, spared=ground.spared, open_addresses=opened)
+        witnesses = tuple(c.name for c in candidates[: self._rooms.settings.isolation.witnesses])
+        return Planned(host.name, Outcome.OK, "", (*draft.controllers, *draft.allowances), witnesses, plan)
+
+    async def _shown(self, host: Host, records: Sequence[Isolation]) -> HostIsolations:
+        own = tuple(one for one in records if one.host == host.name)
+        try:
+            status = await self._fleet.client(host).isolation_status(
+                timeout_s=self._rooms.settings.fanout.command_deadline_s
+            )
+        except HostError as error:
+            return HostIsolations(host.name, error.outcome, str(error), own)
+        return HostIsolations(host.name, Outcome.OK, "", own, status)
+
+
+def _isolated(tx: Transaction) -> frozenset[str]:
+    return frozenset(one.host for one in tx.isolations(IN_FORCE) if one.scope == "host")
+
+
+def _require_reason(wish: Wish, verb: str) -> None:
+    if not wish.reason.strip():
+        raise PolicyError(f"{verb} needs a reason for the record: say --reason", reason="invalid_request")

@@ -1,0 +1,114 @@
+"""One host's release: everything on it is let back, and it is looked at whether it answers again as before."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fireline_controller import isolation as judging
+from fireline_controller.engine import isolation_entries as entries
+from fireline_controller.engine.collect import Rooms
+from fireline_controller.engine.isolating import Ground, how_restored, require_enrolled
+from fireline_controller.engine.looking import Witnesses
+from fireline_controller.engine.operations import Running
+from fireline_controller.engine.values import Progress
+from fireline_controller.hosts import Command, Released
+from fireline_controller.isolation import IN_FORCE, Isolation, Phase
+from fireline_controller.model import Host, HostFailed, HostOutcome, Outcome, Unreachable
+from fireline_controller.store import Transaction
+
+
+class HostRelease:
+    """The release of one host within an operation."""
+
+    def __init__(self, rooms: Rooms, ground: Ground, running: Running, host: Host) -> None:
+        self._rooms = rooms
+        self._ground = ground
+        self._running = running
+        self._host = host
+        self._client = ground.fleet.client(host)
+
+    async def run(self) -> HostOutcome:
+        """Let the host back.
+
+        Returns:
+            ok once nothing of ours is in force; the detail says what is not as it was before.
+
+        Raises:
+            HostError: the host can't be reached, refuses, or keeps something in force.
+            FirelineError: the controller itself failed.
+        """
+        command, withdrawn = await self._intend()
+        timeout_s = self._rooms.settings.fanout.command_deadline_s
+        try:
+            back = await self._client.release(command, "", timeout_s=timeout_s)
+            left = await self._client.isolation_status(timeout_s=timeout_s)
+        except Unreachable as error:
+            also = "; the order that waited for it is withdrawn" if withdrawn else ""
+            message = f"{error}: it stays as it is until it is released again{also}"
+            raise Unreachable(message, reason=error.reason, retry_helps=True) from None
+        ours = [state for state in left.isolations if state.phase != "none" and state.order_id in back.order_ids]
+        if ours:
+            kept = ", ".join(state.scope for state in ours)
+            raise HostFailed(
+                f"{self._host.name}: released, and it says that {kept} is still in force", reason="internal"
+            )
+        released = await self._ended(command, back)
+        return await self._seen_again(released, back, withdrawn)
+
+    async def _intend(self) -> tuple[Command, tuple[Isolation, ...]]:
+        """Put it on record with a fence token of its own: older orders that come late are refused by the host."""
+        operation, now = self._running.operation, self._rooms.now()
+
+        def record(tx: Transaction) -> tuple[int, tuple[Isolation, ...]]:
+            require_enrolled(tx, self._host)
+            fence = tx.next_fence_token()
+            waiting = tx.isolations({Phase.PENDING}, self._host.name)
+            for one in waiting:
+                ended = replace(one, phase=Phase.WITHDRAWN, ended_at=now)
+                tx.put_isolation(ended)
+                tx.append(
+                    entries.ended(ended, now, f"the waiting order is withdrawn by {operation.operator}'s release")
+                )
+            tx.append(entries.releasing(self._host.name, operation, now, fence))
+            return fence, waiting
+
+        fence, withdrawn = await self._rooms.store.run(record)
+        self._running.tell(Progress(self._host.name, "releasing"))
+        request_id = f"{operation.id}-release"
+        return replace(self._running.command, request_id=request_id, fence_token=fence), withdrawn
+
+    async def _ended(self, command: Command, back: Released) -> tuple[Isolation, ...]:
+        """End on record what was ordered before; an isolation that was ordered since is another's."""
+        now = self._rooms.now()
+
+        def record(tx: Transaction) -> tuple[Isolation, ...]:
+            in_force = tx.isolations(IN_FORCE, self._host.name)
+            ended = tuple(
+                replace(one, phase=Phase.RELEASED, ended_at=now)
+                for one in in_force
+                if one.fence_token < command.fence_token
+            )
+            for one in ended:
+                tx.put_isolation(one)
+            return ended
+
+        return await self._rooms.store.run(record)
+
+    async def _seen_again(
+        self, released: Sequence[Isolation], back: Released, withdrawn: Sequence[Isolation]
+    ) -> HostOutcome:
+        places = sorted({place for one in released for place in one.places})
+        said = [how_restored(back)] if back.order_ids else ["nothing was in force"]
+        if withdrawn:
+            said.append("the order that waited for it is withdrawn")
+        if places:
+            candidates = judging.candidates(
+                self._host.name, self._ground.hosts, spared=self._ground.spared, open_addresses=()
+            )
+            witnesses = Witnesses(self._ground.fleet, candidates, self._rooms.settings.isolation)
+            verdict = judging.restored(places, await witnesses.at(places))
+            said.append(verdict.sentence)
+        now, operation = self._rooms.now(), self._running.operation
+        summary = f"{self._host.name} released: {'; '.join(said)}"
+        entry = entries.released(self._host.name, operation, now, summary, back)
+        await self._rooms.store.run(lambda tx: tx.append(entry))
+        return HostOutcome(self._host.name, Outcome.OK, "; ".join(said))
