@@ -8,13 +8,14 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from fireline_controller import presence
+from fireline_controller import pki, presence
 from fireline_wire import tls
 from fireline_wire.identity import CONTROLLER_DNS
 from fireline_wire.status import from_error
@@ -227,6 +228,23 @@ def test_an_operator_elsewhere_needs_only_the_key_folder(site: Site, tmp_path: P
     assert site.journal("incident.opened")[-1]["actor"] == "dave"
     wanted = "fireline: the controller is elsewhere: say --out FOLDER, where the key shall be written\n"
     assert site.refused(2, "operator", "add", "erin", **elsewhere) == wanted
+
+
+def test_a_key_folder_that_can_not_work_is_named(site: Site, tmp_path: Path) -> None:
+    """Expired, with what to do, where a handshake would only fail; and what is no certificate."""
+    authority = pki.load(site.state / "keys")
+    key, signing_request = pki.new_request()
+    old = authority.issue_operator(signing_request, name="ivy", now=datetime.now(UTC) - timedelta(days=91))
+    expired, broken = tmp_path / "expired", tmp_path / "broken"
+    pki.hand_over(expired, key, authority.chain_of(old), authority.ca_pem)
+    pki.hand_over(broken, key, b"garbage", authority.ca_pem)
+
+    said = site.refused(4, "--controller", ADDRESS, "--keys", expired, "host", "list")
+    assert said == (
+        f"fireline: {expired}/operator.pem: expired {old.not_after:%Y-%m-%d %H:%M:%S} UTC; a new one:"
+        " fireline operator add ivy --out FOLDER\n"
+    )
+    assert "no certificate chain in PEM" in site.refused(5, "--keys", broken, "host", "list")
 
 
 def test_strangers_are_no_operators(site: Site, tmp_path: Path) -> None:

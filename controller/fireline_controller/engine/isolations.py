@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from fireline_controller import isolation as judging
 from fireline_controller import targets
 from fireline_controller.engine import standing
-from fireline_controller.engine.approvals import Approvals, Permit
+from fireline_controller.engine.approvals import Approvals
 from fireline_controller.engine.collect import Rooms
 from fireline_controller.engine.grounds import Ground, Subject, own_host
 from fireline_controller.engine.isolating import HostIsolation
 from fireline_controller.engine.operations import Operations, Running
 from fireline_controller.engine.orders import Orders
+from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.releasing import HostRelease
 from fireline_controller.engine.values import IsolationWish, News, TargetSpec, Wish
 from fireline_controller.hosts import Fleet, IsolationPlan, IsolationStatus
