@@ -331,3 +331,37 @@ def test_a_daemon_does_not_start_on_a_wrong_policy(tmp_path: Path) -> None:
     said = fresh.refused(2, "serve")
 
     assert said.splitlines()[-1].endswith("policy.toml: rules[1].aprovals: unknown key; did you mean 'approvals'?")
+
+
+def test_an_address_for_operators_that_is_taken_is_named(site: Site, tmp_path: Path) -> None:
+    """Exit 2 with the setting; two controllers never share a port."""
+    fresh = Site(tmp_path / "state")
+    fresh.ok("init", "--operator", "alice")
+    host, _, _ = ADDRESS.partition(":")
+
+    said = fresh.refused(2, "serve", FIRELINE_LISTEN_CONTROL=ADDRESS, FIRELINE_LISTEN_ENROLLMENT=f"{host}:27703")
+
+    wanted = f"fireline: listen.control: can't listen at {ADDRESS}: taken, or not of this machine"
+    assert said.splitlines()[-1] == wanted
+
+
+def test_an_approver_at_a_terminal_sees_it_and_is_asked(site: Site, policy: Path) -> None:
+    """What would be done is on the screen before the question; anything but yes approves nothing."""
+    policy.write_text(TWO_PERSONS)
+    said = site.refused(4, "operator", "add", "jo")
+    request = said.partition("approval approve ")[2].partition(";")[0]
+    terminal, line = pty.openpty()
+    environment = os.environ | {"FIRELINE_STATE": str(site.state), "NO_COLOR": "1"}
+    command = [str(BIN / "fireline"), "--as", "bob", "approval", "approve", request]
+    with subprocess.Popen(
+        command, stdin=line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as asked:
+        os.write(terminal, b"y\n")
+        shown, complaint = asked.communicate(timeout=60)
+    os.close(line)
+    os.close(terminal)
+
+    assert asked.returncode == 4
+    assert complaint.endswith("fireline: not approved\n")
+    assert shown.index("add operator jo") < shown.index("Approve this? Type yes:")
+    assert json.loads(site.ok("approval", "show", request, "--json"))["votes"] == []
