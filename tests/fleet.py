@@ -35,6 +35,7 @@ class Fleet:
         labels: of hosts, by name.
         settings: the text of `fireline.toml` beside what is needed here.
         agent_settings: more lines for every `agent.toml`.
+        listen: where every agent listens; at its host's own IPv4 address when left out.
         disk_bytes: the size of each host's disk.
     """
 
@@ -47,6 +48,7 @@ class Fleet:
         labels: dict[str, str] | None = None,
         settings: str = "",
         agent_settings: str = "",
+        listen: str = "",
         backend: str = "",
         disk_bytes: int = 1 << 30,
     ) -> None:
@@ -56,6 +58,7 @@ class Fleet:
         self._labels = labels or {}
         self._settings = settings
         self._agent_settings = agent_settings
+        self._listen = listen
         self.daemon: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -127,7 +130,7 @@ class Fleet:
     def enrol(self, host: Host) -> None:
         """Let a host join and start its agent."""
         settings = {
-            "listen": f"{host.address}:7700",
+            "listen": self._listen or f"{host.address}:7700",
             "state": host.place("/var/lib/fireline-agent"),
             "spool_reserve_bytes": 32 << 20,  # a lab's disk is a small one
         }

@@ -1,4 +1,4 @@
-"""`fireline-agent`: join a controller, serve it, check the settings.
+"""`fireline-agent`: join a controller, serve it, check the settings, end or put back an isolation of this host.
 
 Heavy imports are late: `--version` must be quick, and runs before anything else is known to be installed.
 """
@@ -10,11 +10,14 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fireline_agent import __version__
 from fireline_agent.config import DEFAULT_CONFIG, Config
-from fireline_agent.errors import ConfigError
+from fireline_agent.errors import ConfigError, RefusedError
+
+if TYPE_CHECKING:
+    from fireline_agent.isolation.guardian import Guardian
 
 _EPILOG: Final = """\
 A host joins once, with a token that the controller's operator made for it:
@@ -30,8 +33,9 @@ Files:
   /etc/fireline/policy.toml    what this host allows, whatever the controller asks
   /var/lib/fireline-agent      keys, request ids and captures that wait to be fetched
 
-Exit status: 0 it was done; 1 it failed; 2 the command line or the settings are wrong; 4 this host was not let in:
-the token is used, expired or forged, another authority answers, the name is taken, or this host joined already.
+Exit status: 0 it was done; 1 it failed; 2 the command line or the settings are wrong; 3 `release`: nothing is
+isolated here; 4 this host was not let in: the token is used, expired or forged, another authority answers, the name is
+taken, or this host joined already; or `release`: no isolation has this code.
 """
 
 
@@ -44,6 +48,10 @@ def main(arguments: Sequence[str] | None = None, *, collectors: Mapping[str, str
             return _join(options, config)
         if options.command == "check-config":
             return _check(config)
+        if options.command == "release":
+            return _release(options, config)
+        if options.command == "rearm":
+            return _rearm(config)
         return _run(config, collectors)
     except ConfigError as error:
         print(f"fireline-agent: {error}", file=sys.stderr)
@@ -91,7 +99,30 @@ def build_parser() -> argparse.ArgumentParser:
         help="read settings and policy, and say what is wrong",
         description="Read settings and policy; print every value that is in force, or say what is wrong and exit 2.",
     )
+    _add_isolation(commands, common)
     return parser
+
+
+def _add_isolation(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
+    release = commands.add_parser(
+        "release",
+        parents=[common],
+        help="end an isolation of this host from its console, with the one-time code",
+        description="End an isolation of this host with the code that was made for it. Works whether the agent runs, "
+        "is stopped or is dead, and without a network. That the code was used is told to the controller.",
+    )
+    release.add_argument(
+        "--code", required=True, metavar="CODE", help="the one-time code of the isolation; `-` reads it from stdin"
+    )
+    commands.add_parser(
+        "rearm",
+        parents=[common],
+        help="put committed isolations back in force, as at boot",
+        description="Put what is committed back in force, and end what was never confirmed. The unit "
+        "fireline-isolation.service runs it before the network comes up; the agent does the same when it starts.",
+    )
 
 
 def _default_config() -> Config:
@@ -128,6 +159,45 @@ def _join(options: argparse.Namespace, config: Config) -> int:
         return 4 if isinstance(error, enroll.JoinError) and error.is_refusal else 1
     print(f"joined as {joined.host}; certificate until {joined.not_after:%Y-%m-%d %H:%M} UTC in {joined.folder}")
     return 0
+
+
+def _release(options: argparse.Namespace, config: Config) -> int:
+    from fireline_agent.isolation.releasing import WrongCode, release_with_code
+
+    guardian = _guardian(config)
+    if not guardian.keeper.records.is_there:
+        print("fireline-agent: nothing is isolated on this host", file=sys.stderr)
+        return 3
+    code = options.code if options.code != "-" else sys.stdin.readline()
+    try:
+        with_code = release_with_code(guardian.keeper, code.strip())
+    except WrongCode as error:
+        print(f"fireline-agent: {error}", file=sys.stderr)
+        return 4 if error.is_isolated else 3
+    except (RefusedError, OSError) as error:
+        print(f"fireline-agent: {error}", file=sys.stderr)
+        return 1
+    print(f"released {', '.join(with_code.order_ids)}")
+    if with_code.difference:
+        print(f"the ruleset is not what it was before:\n{with_code.difference}")
+    return 0
+
+
+def _rearm(config: Config) -> int:
+    try:
+        scopes = _guardian(config).recover()
+    except (RefusedError, OSError) as error:
+        print(f"fireline-agent: {error}", file=sys.stderr)
+        return 1
+    print(f"in force: {', '.join(scopes) or 'nothing'}")
+    return 0
+
+
+def _guardian(config: Config) -> "Guardian":
+    from fireline_agent.isolation.guardian import open_guardian
+
+    port = int(config.listen.rpartition(":")[2])
+    return open_guardian(state=config.state, keys=config.keys, port=port, tell=lambda _: None, is_agent=False)
 
 
 def _run(config: Config, collectors: Mapping[str, str] | None) -> int:

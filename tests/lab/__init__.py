@@ -10,6 +10,7 @@ from tests.lab.errors import LabError, Unsupported
 from tests.lab.host import AgentCommand, Host
 from tests.lab.lab import LOOPBACK, NETNS, Lab, default_backend, sweep
 from tests.lab.processes import Process, eventually
+from tests.lab.vantage import Vantage
 
 __all__ = [
     "IMAGE",
@@ -21,6 +22,7 @@ __all__ = [
     "LabError",
     "Process",
     "Unsupported",
+    "Vantage",
     "default_backend",
     "eventually",
     "sweep",

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from tests.lab.errors import LabError
 from tests.lab.processes import eventually
+from tests.lab.vantage import Vantage
 
 if TYPE_CHECKING:
     from tests.lab.host import Host
 
 IMAGE = "fireline-lab/busybox:1"
+_ADDRESS = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
 _TOOLS = ("dockerd", "docker", "containerd", "runc", "busybox")
 
 
@@ -48,6 +50,12 @@ def answers(host: "Host") -> bool:
 def docker(host: "Host", *argv: str, within_s: float = 60) -> str:
     """Run the docker client on the host."""
     return host.run(["docker", *argv], within_s=within_s).strip()
+
+
+def container(host: "Host", name: str) -> Vantage:
+    """The network of a running container, to open sockets in."""
+    pid, address = docker(host, "inspect", "--format", f"{{{{.State.Pid}}}} {_ADDRESS}", name).partition(" ")[::2]
+    return Vantage(name, host.path(f"/proc/{pid}/ns/net"), address, "")
 
 
 def load_image(host: "Host") -> None:

@@ -5,9 +5,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tests.lab.annexes import Tunnel
 from tests.lab.errors import LabError
 from tests.lab.processes import Process
 from tests.lab.state import HostState, LabState
+from tests.lab.vantage import Vantage
 
 AgentCommand = Callable[["Host"], Sequence[str]]
 
@@ -76,9 +78,41 @@ class Host(ABC):
     def place(self, inside: str) -> str:
         """The same file, as the host's own programs must spell it."""
 
+    @property
     @abstractmethod
-    def boot(self) -> None:
-        """Start the host, and the services it had: engine and agent, like a host whose units are enabled."""
+    def vantage(self) -> Vantage:
+        """The host's network, to open sockets in.
+
+        Raises:
+            Unsupported: it has none of its own.
+        """
+
+    @abstractmethod
+    def second_uplink(self) -> tuple[Vantage, Vantage]:
+        """Give the host `eth1`, wired to a place of its own, until its power is cut; both ends. One host of a lab."""
+
+    @abstractmethod
+    def guest(self, kind: str) -> Vantage:
+        """Put a `macvlan` or `ipvlan` child of the host's wire into a namespace of its own. One host of a lab.
+
+        Raises:
+            LabError: the kernel has no such kind.
+        """
+
+    @abstractmethod
+    def tunnel(self) -> Tunnel:
+        """Give the host `tun0`, whose far end is in the caller's hands; a context manager. One host of a lab."""
+
+    @abstractmethod
+    def boot(self, *, services: bool = True) -> None:
+        """Start the host, and the services it had: engine and agent, like a host whose units are enabled.
+
+        Without services it stays as bare as it is before the first unit; `start_services` goes on from there.
+        """
+
+    @abstractmethod
+    def start_services(self) -> None:
+        """Start the engine and the agent that the host had."""
 
     @abstractmethod
     def power_cut(self) -> None:

@@ -18,9 +18,10 @@ from tests.lab.loopback import LoopbackHost
 from tests.lab.namespaces import TOOLS, NamespaceHost
 from tests.lab.processes import eventually, marked
 from tests.lab.state import HostState, LabState
+from tests.lab.vantage import Vantage
 
 NETNS, LOOPBACK = "netns", "loopback"
-MAX_HOSTS = 250  # of a /24, less the controller
+MAX_HOSTS = 240  # of a /24, less the controller and what tests/lab/annexes.py adds
 _DISK_BYTES = 1 << 30
 
 
@@ -114,6 +115,26 @@ class Lab:
             if self._backend == LOOPBACK
             else wires.address(found.network, 254)
         )
+
+    @property
+    def controller(self) -> Vantage:
+        """The controller's side of the lab's network, to open sockets in."""
+        switch = wires.Wires(self._known())
+        own = Path("/proc/self/ns/net")
+        return Vantage(wires.CONTROLLER, own, switch.controller_address, switch.controller_address6)
+
+    def outsider(self) -> Vantage:
+        """A machine on the same switch that is no host of the fleet: the world, or who attacks from there.
+
+        Raises:
+            Unsupported: the lab's hosts have no network of their own.
+        """
+        if self._backend == LOOPBACK:
+            raise Unsupported("a loopback lab has no network of its own: run as root for namespaces")
+        found = self._known()
+        netns = wires.Wires(found).admit_outsider()
+        here, here6 = (a(found.network, wires.OUTSIDER_NUMBER) for a in (wires.address, wires.address6))
+        return Vantage("outsider", Path("/run/netns", netns), here, here6)
 
     def up(self) -> None:
         """Sweep what dead labs left, then make and boot the hosts, all at once."""

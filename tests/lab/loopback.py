@@ -14,19 +14,43 @@ from typing import NoReturn
 
 from typing_extensions import override
 
+from tests.lab.annexes import Tunnel
 from tests.lab.errors import LabError, Unsupported
 from tests.lab.host import Host
 from tests.lab.processes import MARK, Process, eventually, marked
+from tests.lab.vantage import Vantage
 
 
 class LoopbackHost(Host):
     """One host."""
 
+    @property
     @override
-    def boot(self) -> None:
+    def vantage(self) -> Vantage:
+        self._cannot("be looked at from its own network")
+
+    @override
+    def second_uplink(self) -> tuple[Vantage, Vantage]:
+        self._cannot("have another uplink")
+
+    @override
+    def guest(self, kind: str) -> Vantage:
+        self._cannot(f"have a {kind} guest")
+
+    @override
+    def tunnel(self) -> Tunnel:
+        self._cannot("have a tunnel")
+
+    @override
+    def boot(self, *, services: bool = True) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
         self._state.boots += 1
         self._lab.save()
+        if services:
+            self.start_services()
+
+    @override
+    def start_services(self) -> None:
         if self._state.agent_argv:
             self.start_agent()
 

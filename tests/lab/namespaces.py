@@ -10,14 +10,15 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from tests.lab import engine
+from tests.lab import annexes, engine
 from tests.lab.cgroups import ROOT, Group, hierarchies
 from tests.lab.commands import do
 from tests.lab.errors import LabError
 from tests.lab.host import AgentCommand, Host
 from tests.lab.processes import Process, child_of, eventually, launch
 from tests.lab.state import HostState, LabState
-from tests.lab.wires import Wires
+from tests.lab.vantage import Vantage
+from tests.lab.wires import Wires, address6
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOLS = ("ip", "nft", "nsenter", "unshare", "mount", "pivot_root", "setpriv", "setsid")
@@ -57,8 +58,36 @@ class NamespaceHost(Host):
             str(self._disk),
         )
 
+    @property
     @override
-    def boot(self) -> None:
+    def vantage(self) -> Vantage:
+        netns = Path(f"/proc/{self.init_pid}/ns/net")
+        return Vantage(self.name, netns, self.address, address6(self._lab.network, self._state.number))
+
+    @override
+    def second_uplink(self) -> tuple[Vantage, Vantage]:
+        netns = f"{self._wires.netns(self._state)}-uplink"
+        return annexes.second_uplink(self.vantage, netns, self._lab.network)
+
+    @override
+    def guest(self, kind: str) -> Vantage:
+        holder = self.spawn(["unshare", "--net", "sleep", "infinity"], unit="guest")
+        try:
+            eventually(lambda: self._is_apart(holder), within_s=5, what=f"a namespace for a {kind} guest")
+            return annexes.guest(self.vantage, holder, self._lab.network, kind)
+        except BaseException:
+            holder.signal(9)
+            raise
+
+    @override
+    def tunnel(self) -> annexes.Tunnel:
+        return annexes.tunnel(self.vantage, self._lab.network)
+
+    def _is_apart(self, process: Process) -> bool:
+        return Path(f"/proc/{process.pid}/ns/net").stat().st_ino != self.vantage.netns.stat().st_ino
+
+    @override
+    def boot(self, *, services: bool = True) -> None:
         if self.is_up():
             raise LabError(f"{self.name}: it is up already; power_cut() first")
         self._clear_crashed()
@@ -68,6 +97,11 @@ class NamespaceHost(Host):
         self._group.protect_disks()
         self._start_init()
         self._lab.save()
+        if services:
+            self.start_services()
+
+    @override
+    def start_services(self) -> None:
         if self._lab.engine:
             engine.start(self)
         if self._state.agent_argv:

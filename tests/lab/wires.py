@@ -1,9 +1,11 @@
 """The lab's network: a bridge in a namespace of its own, a veth to each host, one to the controller, and its faults.
 
-The bridge is not in the machine's own namespace, because a Docker Engine there drops what is forwarded. Cuts are made
-in the switch, where a host can't see them; a slow wire is a relay process between the host's port and the bridge.
+Addresses are of 198.18.0.0/15 and 2001:2::/48, which RFC 2544 and RFC 5180 keep for test beds. The bridge is not in the
+machine's own namespace, because a Docker Engine there drops what is forwarded. Cuts are made in the switch, where a
+host can't see them; a slow wire is a relay process between the host's port and the bridge.
 """
 
+import ipaddress
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ from tests.lab.processes import Process, launch
 from tests.lab.state import HostState, LabState
 
 CONTROLLER = "controller"
+CONTROLLER_NUMBER = 254
+OUTSIDER_NUMBER = 253
 _NETNS = Path("/run/netns")
 
 
@@ -34,6 +38,11 @@ def address(network: int, number: int) -> str:
     return f"198.{18 + network // 256}.{network % 256}.{number}"
 
 
+def address6(network: int, number: int) -> str:
+    """The IPv6 address of the same."""
+    return str(ipaddress.IPv6Address(f"2001:2:0:{network:x}::{number:x}"))
+
+
 class Wires:
     """The switch of one lab and all that is plugged into it."""
 
@@ -45,7 +54,12 @@ class Wires:
     @property
     def controller_address(self) -> str:
         """Where hosts see the controller, which runs in the machine's own namespace."""
-        return address(self._state.network, 254)
+        return address(self._state.network, CONTROLLER_NUMBER)
+
+    @property
+    def controller_address6(self) -> str:
+        """The same over IPv6."""
+        return address6(self._state.network, CONTROLLER_NUMBER)
 
     def create(self) -> None:
         """Make the switch and the controller's wire."""
@@ -55,6 +69,7 @@ class Wires:
         do("ip", "link", "add", self._link, "type", "veth", "peer", "name", "pctl", "netns", self._switch)
         ip(self._switch, ["link set pctl master br0 up"])
         do("ip", "addr", "add", f"{self.controller_address}/24", "dev", self._link)
+        do("ip", "addr", "add", f"{self.controller_address6}/64", "dev", self._link, "nodad")
         do("ip", "link", "set", self._link, "up")
 
     def netns(self, host: HostState) -> str:
@@ -63,12 +78,24 @@ class Wires:
 
     def plug_in(self, host: HostState) -> None:
         """Make a host's network namespace and wire it."""
-        name, port = self.netns(host), f"p{host.number}"
+        self._plug(self.netns(host), host.number)
+
+    def admit_outsider(self) -> str:
+        """Wire a machine that is no host of the lab; returns its network namespace."""
+        name = f"{self._state.tag}-outsider"
+        if not (_NETNS / name).exists():
+            self._plug(name, OUTSIDER_NUMBER)
+        return name
+
+    def _plug(self, name: str, number: int) -> None:
+        here, here6, port = address(self._state.network, number), address6(self._state.network, number), f"p{number}"
         do("ip", "netns", "add", name)
         # The same hardware address at each boot, or the neighbours' caches would send to the former one.
-        peer = f"peer name eth0 address {_hardware_address(host)} netns {name}"
+        peer = f"peer name eth0 address {_hardware_address(here)} netns {name}"
         ip(self._switch, [f"link add {port} type veth {peer}", f"link set {port} master br0 up"])
-        ip(name, ["link set lo up", "link set eth0 up", f"addr add {host.address}/24 dev eth0"])
+        # Static and at once: waiting for duplicates would cost every boot a second.
+        addresses = [f"addr add {here}/24 dev eth0", f"addr add {here6}/64 dev eth0 nodad"]
+        ip(name, ["link set lo up", "link set eth0 up", *addresses])
 
     def unplug(self, host: HostState) -> None:
         """Take a host's wire and network namespace away, whatever is left of them."""
@@ -138,8 +165,8 @@ def _match(way: str, name: str, wires: Wires) -> str:
     return "" if name == "*" else f"{way}name {wires.port_names(name)} "
 
 
-def _hardware_address(host: HostState) -> str:
-    octets = [int(octet) for octet in host.address.split(".")]
+def _hardware_address(ip_address: str) -> str:
+    octets = [int(octet) for octet in ip_address.split(".")]
     return "02:00:" + ":".join(f"{octet:02x}" for octet in octets)
 
 

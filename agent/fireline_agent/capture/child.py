@@ -110,7 +110,7 @@ def _collect(task: Task, sink: FolderSink) -> tuple[str, str]:
     order = task.order
     context = Context(
         params=task.collector.params,
-        roots=Roots(docker_socket=Path(order.docker_socket)),
+        roots=Roots(docker_socket=Path(order.docker_socket), state=Path(order.state)),
         clock_offset_ns=order.clock_offset_ns,
         clock_round_trip_ns=order.clock_round_trip_ns,
         agent_pid=order.agent_pid,

@@ -25,6 +25,7 @@ COLLECTORS: Final[Mapping[str, str]] = {
     "filesystems": "fireline_agent.capture.filesystems",
     "firewall": "fireline_agent.capture.firewall",
     "hidden_processes": "fireline_agent.capture.hidden_processes",
+    "isolation": "fireline_agent.capture.isolation",
     "kernel_log": "fireline_agent.capture.kernel_log",
     "memory": "fireline_agent.capture.memory",
     "modules": "fireline_agent.capture.modules",
@@ -57,6 +58,8 @@ class Roots:
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     docker_socket: Path = Path("/var/run/docker.sock")
+    # The agent's own state folder.
+    state: Path = Path("/var/lib/fireline-agent")
 
 
 @dataclass(frozen=True)

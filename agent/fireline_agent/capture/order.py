@@ -62,6 +62,7 @@ class Order:
     budget_bytes: int
     agent_pid: int
     docker_socket: str
+    state: str = "/var/lib/fireline-agent"
     lacks: tuple[str, ...] = ()
     hierarchy: Hierarchy = field(default_factory=lambda: Hierarchy("none"))
 

@@ -2,7 +2,7 @@
 
 Leaves to others: what is read inside (netlink, nftables, procfs).
 
-Sources: namespaces(7), setns(2), ioctl_ns(2), proc_pid_ns(5), proc_pid_mountinfo(5).
+Sources: namespaces(7), setns(2), unshare(2), ioctl_ns(2), proc_pid_ns(5), proc_pid_mountinfo(5).
 """
 
 import ctypes
@@ -105,6 +105,26 @@ def entered(path: str) -> Iterator[None]:
                     _setns(home)
         finally:
             os.close(there)
+    finally:
+        os.close(home)
+
+
+@contextmanager
+def throw_away() -> Iterator[None]:
+    """Put this thread into a new network namespace with nothing in it but `lo`, which ends with the block.
+
+    Raises:
+        OSError: this process may not make one.
+    """
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.unshare(CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"making a network namespace: {os.strerror(number)}")
+        try:
+            yield
+        finally:
+            _setns(home)
     finally:
         os.close(home)
 

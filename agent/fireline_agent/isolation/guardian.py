@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fireline_agent.hands import nft
 from fireline_agent.isolation import capability as trial
 from fireline_agent.isolation import facts
+from fireline_agent.isolation.force import without_ours
 from fireline_agent.isolation.hostnet import HostNet
 from fireline_agent.isolation.keeper import Keeper
 from fireline_agent.isolation.means import MeansError
@@ -67,7 +68,7 @@ class Guardian:
         """
         planned = self.keeper.plan(signed)
         try:
-            ruleset = hashlib.sha256(self.keeper.host.ruleset().encode()).hexdigest()
+            ruleset = hashlib.sha256(without_ours(self.keeper.host.ruleset()).encode()).hexdigest()
         except MeansError:
             ruleset = ""
         return Planned(planned, facts.listening_ports(self._port), facts.network().addresses, ruleset)
@@ -81,9 +82,16 @@ class Guardian:
         self.keeper.note_ruleset(order_id)
 
 
-def open_guardian(*, state: Path, keys: Path, port: int, tell: Callable[[News], None]) -> Guardian:
-    """Put it together, and find out what this kernel can do."""
+def open_guardian(
+    *, state: Path, keys: Path, port: int, tell: Callable[[News], None], is_agent: bool = True
+) -> Guardian:
+    """Put it together, and find out what this kernel can do.
+
+    `is_agent` where this process will serve: the boot unit puts rules in force before the agent's own group is there.
+    """
     program, identity = nft.find(), facts.identity(port)
+    if not is_agent:
+        identity = replace(identity, cgroup=None)
     host = HostNet(program, identity, trial.find_out(program, identity))
     orders = Orders(keys)
     keeper = Keeper(Records(state / "isolation", orders), orders, host, now=lambda: datetime.now(UTC))

@@ -68,9 +68,9 @@ class HostNet:
             return force.own_names(nft)
 
     def ruleset(self) -> str:
-        """The rules of everybody else, without counters."""
+        """All rules of this namespace, without counters."""
         with self._program() as nft:
-            return force.without_ours(nft.ruleset())
+            return nft.ruleset()
 
     def cut(self, order: IsolationOrder) -> Harvest:
         """In every network namespace of this host."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from fireline_agent.errors import RefusedError
 from fireline_agent.isolation.cutting import plain_address
+from fireline_agent.isolation.force import without_ours
 from fireline_agent.isolation.hostnet import HostNet
 from fireline_agent.isolation.means import Force, Means, MeansError
 from fireline_agent.isolation.model import Arming, Phase, Plan, Standing
@@ -228,7 +229,9 @@ class Keeper:
         """As `note_ruleset`, with the lock held."""
         if self.records.ruleset(record.name, "before") is None:
             try:
-                self.records.keep_ruleset(record.name, "before", self.host.ruleset())
+                during = self.host.ruleset()
+                self.records.keep_ruleset(record.name, "during", during)
+                self.records.keep_ruleset(record.name, "before", without_ours(during))
             except MeansError as error:
                 self._note(record, "ruleset not kept", why=str(error))
 

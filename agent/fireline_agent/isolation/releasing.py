@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fireline_agent.errors import RefusedError
+from fireline_agent.isolation.force import without_ours
 from fireline_agent.isolation.keeper import BY_CODE, Keeper
 from fireline_agent.isolation.means import MeansError
 from fireline_agent.isolation.model import Phase, Report
@@ -20,7 +21,13 @@ _MAX_DIFFERENCE: Final = 2000  # characters
 
 
 class WrongCode(Exception):
-    """No isolation of this host has this code."""
+    """No isolation of this host has this code; `is_isolated` says whether there is one at all."""
+
+    def __init__(self, *, is_isolated: bool) -> None:
+        super().__init__(
+            "no isolation of this host has this code" if is_isolated else "nothing is isolated on this host"
+        )
+        self.is_isolated = is_isolated
 
 
 def release(keeper: Keeper, order_id: str, *, fence_token: int) -> Report:
@@ -56,9 +63,10 @@ def release_with_code(keeper: Keeper, code: str) -> Report:
     started_ns = time.monotonic_ns()
     digest = hashlib.sha256(code.encode()).hexdigest()
     with keeper.records.locked():
-        chosen = [r for r in keeper.records.all() if hmac.compare_digest(r.order.code_sha256, digest)]
+        found = keeper.records.all()
+        chosen = [r for r in found if hmac.compare_digest(r.order.code_sha256, digest)]
         if not chosen:
-            raise WrongCode
+            raise WrongCode(is_isolated=bool(found))
         return let_go(keeper, chosen, BY_CODE, started_ns=started_ns)
 
 
@@ -111,7 +119,7 @@ def _difference(keeper: Keeper, records: Sequence[Record]) -> str:
     if before is None:
         return "the ruleset of before was not kept, so it can't be compared"
     try:
-        after = keeper.host.ruleset()
+        after = without_ours(keeper.host.ruleset())
     except MeansError as error:
         return f"the ruleset can't be listed: {error}"
     keeper.records.keep_ruleset(records[0].name, "after", after)

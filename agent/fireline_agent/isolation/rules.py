@@ -36,7 +36,8 @@ _DHCP_OUT: Final = (
     f"meta nfproto ipv4 udp sport 68 udp dport 67 {_SPARSE}",
     f"meta nfproto ipv6 udp sport 546 udp dport 547 ip6 daddr {{ {', '.join(_LINK_LOCAL6)} }} {_SPARSE}",
 )
-_ARP: Final = "meta protocol arp arp operation { request, reply }"
+# What a raw sender says that a frame is (sll_protocol, packet(7)) need not be what the frame says of itself.
+_ARP: Final = "meta protocol arp ether type arp arp operation { request, reply }"
 # IEEE 802.1AX: without it a bond breaks. Bridges and switches never pass it on (802.1Q, table 8-1).
 _LACP: Final = "ether type 0x8809 ether daddr 01:80:c2:00:00:02"
 
@@ -79,7 +80,8 @@ def host_netdev(
     """The table of the frame hooks, for the whole host: what goes past the IP hooks, such as macvlan and raw frames."""
     hook = f"{_devices(devices)} priority {_FRAMES}"
     flow_in, flow_out = _flow(identity.port)
-    replies = [f"{flow} {_NO_CALL}" for flow in flow_out]
+    # A guest of the wire has sockets of its own namespace, and skuid matches none of those.
+    replies = [f"{flow} {_NO_CALL} meta skuid {identity.uid}" for flow in flow_out]
     dhcp_in, dhcp_out = ([_framed(rule) for rule in rules] for rules in (_DHCP_IN, _DHCP_OUT))
     errors = path_errors(order, identity.port)
     ways_in = _accept(_ARP, _LACP, *flow_in, *_openings("saddr", "sport"), *dhcp_in, _NEIGHBOURS, *errors)

@@ -63,6 +63,7 @@ def order_from(request: capture_pb2.CaptureRequest, terms: Terms, *, host: str, 
         budget_bytes=budget_bytes,
         agent_pid=terms.agent_pid,
         docker_socket=str(terms.config.docker_socket),
+        state=str(terms.config.state),
         lacks=terms.hierarchy.lacks,
         hierarchy=terms.hierarchy,
     )

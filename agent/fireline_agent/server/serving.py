@@ -161,7 +161,8 @@ async def _guarded(parts: Parts, events: Events, port: int) -> Guardian:
     except RefusedError as error:
         log.error("an isolation is not in force; it is tried again", extra={"why": error.message})
     else:
-        log.info("isolations looked after", extra={"isolated": isolated, "capability": guardian.capability.line})
+        if isolated:
+            log.warning("this host is isolated", extra={"scopes": isolated})
     return guardian
 
 

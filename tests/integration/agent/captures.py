@@ -50,6 +50,7 @@ def order(*collectors: CollectorOrder, request_id: str = "r1", **changes: Any) -
         budget_bytes=256 << 20,
         agent_pid=os.getpid(),
         docker_socket="/nowhere/docker.sock",
+        state="/nowhere/state",
     )
     return replace(base, **changes)
 

@@ -1,0 +1,41 @@
+"""One fleet with a host that has every way out, which the tests of this folder isolate in turn and let back."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fleet import Fleet
+from tests.integration.conftest import need
+from tests.isolation.ordering import Ordering
+from tests.isolation.world import World
+from tests.lab import NETNS, default_backend, engine
+
+
+@pytest.fixture(scope="package")
+def isolated_fleet() -> Iterator[Fleet]:
+    """Two hosts: the one to be isolated, and a witness."""
+    need(default_backend() == NETNS, "namespaces need root, iproute2 and nftables")
+    need(not engine.lacks(), f"an engine needs {', '.join(engine.lacks())}")
+    with Fleet(["web1", "web2"], engine=True, listen="[::]:7700") as made:
+        yield made
+
+
+@pytest.fixture(scope="package")
+def around(isolated_fleet: Fleet) -> Iterator[World]:
+    """Everything that web1 could leak through and to."""
+    with World.around(isolated_fleet.lab, isolated_fleet.lab["web1"]) as made:
+        yield made
+
+
+@pytest.fixture
+def world(around: World, ordering: Ordering) -> Iterator[World]:
+    """The same with fresh sessions; whatever a test isolates is let back."""
+    around.connect()
+    yield around
+    ordering.release()
+
+
+@pytest.fixture(scope="package")
+def ordering(isolated_fleet: Fleet) -> Ordering:
+    """Orders to web1's agent."""
+    return Ordering.of(isolated_fleet, isolated_fleet.lab["web1"])
