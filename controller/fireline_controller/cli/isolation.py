@@ -49,7 +49,8 @@ def _rows(host: "control_pb2.HostIsolation") -> Iterator[tuple[str, ...]]:
     proofs = {record.order_id: record.proof for record in host.records}
     for state in host.status.isolations:
         drifts = f"; put back {state.drifts} times" if state.drifts else ""
-        proof = f"its kernel; {proofs.get(state.order_id) or 'not on record here'}{drifts}"
+        known = proofs.get(state.order_id, "not on record here") or "not proved yet"
+        proof = f"its kernel; {known}{drifts}"
         yield host.host, state.scope, _phase(state), output.moment(state.armed_at), state.operator, state.reason, proof
     is_silent = output.outcome_name(host.outcome) != "ok"
     for record in host.records:
