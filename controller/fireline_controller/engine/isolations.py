@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fireline_controller import isolation as judging
+from fireline_controller.engine import standing
 from fireline_controller.engine.approvals import Approvals, Permit
 from fireline_controller.engine.collect import Rooms
-from fireline_controller.engine.isolating import Ground, HostIsolation, own_host
+from fireline_controller.engine.grounds import Ground, Subject, own_host
+from fireline_controller.engine.isolating import HostIsolation
 from fireline_controller.engine.operations import Operations, Running
 from fireline_controller.engine.orders import Orders
 from fireline_controller.engine.releasing import HostRelease
@@ -65,6 +67,7 @@ class Isolations:
         fleet: Fleet,
         operations: Operations,
         approvals: Approvals,
+        orders: Orders,
         profile: Callable[[str], Profile],
     ) -> None:
         self._rooms = rooms
@@ -72,14 +75,14 @@ class Isolations:
         self._operations = operations
         self._approvals = approvals
         self._profile = profile
-        self._orders = Orders(rooms.authority, rooms.settings)
+        self._orders = orders
 
     async def isolate(
-        self, wish: Wish, how: IsolationWish, *, pending: frozenset[str] = frozenset()
+        self, wish: Wish, how: IsolationWish, *, waiting: frozenset[str] = frozenset()
     ) -> AsyncIterator[News]:
         """Cut hosts off, each one proved dark from outside or let back.
 
-        `pending` are orders that waited for their hosts: they were approved when they were given.
+        `waiting` are orders that waited for their hosts: they were approved when they were given.
 
         Raises:
             PolicyError: no reason, a group would lose its last healthy member, approval is needed; or as `run` says.
@@ -88,17 +91,17 @@ class Isolations:
         _require_reason(wish, "isolate")
         await self._require_known(wish, "isolate")
         target, _ = await self._operations.resolve(wish.target)
-        ground = await self._ground(target, pending)
+        ground = await self._ground(target, waiting)
 
         async def ask(resolved: Target) -> Permit:
             await self._require_harmless(resolved, how)
-            if pending:
+            if waiting:
                 return Permit()
             summary = f"isolate {resolved.folded} ({how.scope})"
             return await self._approvals.require("isolate", resolved, how.parameters(), wish, summary=summary)
 
         async def work(running: Running, host: Host) -> HostOutcome:
-            return await HostIsolation(self._rooms, ground, running, host, how).run()
+            return await HostIsolation(Subject(self._rooms, ground, running, host, how)).run()
 
         whole = replace(wish, concurrency=wish.concurrency or (_ALL_AT_ONCE if how.now else 0))
         run = self._operations.run("isolate", whole, work, commands_only=False, parameters=how.parameters(), ask=ask)
@@ -121,7 +124,7 @@ class Isolations:
             return await self._approvals.require("release", resolved, {}, wish, summary=f"release {resolved.folded}")
 
         async def work(running: Running, host: Host) -> HostOutcome:
-            return await HostRelease(self._rooms, ground, running, host).run()
+            return await HostRelease(Subject(self._rooms, ground, running, host, IsolationWish())).run()
 
         whole = replace(wish, concurrency=wish.concurrency or _ALL_AT_ONCE)
         async for news in self._operations.run("release", whole, work, commands_only=False, ask=ask):
@@ -145,9 +148,18 @@ class Isolations:
             FirelineError: the target does not parse or matches nothing.
         """
         hosts = (await self._operations.resolve(spec))[1] if spec.terms else await self._rooms.store.hosts()
-        records = await self._rooms.store.read(lambda tx: tx.isolations(STANDING))
-        found = await asyncio.gather(*(self._shown(host, records) for host in hosts))
-        return sorted(found, key=lambda h: h.host)
+        asked = await asyncio.gather(*(self._asked(host) for host in hosts))
+        now = self._rooms.now()
+
+        def settled(tx: Transaction) -> tuple[Isolation, ...]:
+            standing.expire(tx, now)
+            for host, answer in zip(hosts, asked, strict=True):
+                if not isinstance(answer, HostError):
+                    standing.reconcile(tx, host.name, answer, now)
+            return tx.isolations(STANDING)
+
+        records = await self._rooms.store.run(settled)
+        return [_shown(host, answer, records) for host, answer in zip(hosts, asked, strict=True)]
 
     async def codes(self, name: str, *, operator: str, reason: str) -> Sequence[Isolation]:
         """The isolations in force on a host, with their codes; that they were shown is on record.
@@ -172,7 +184,7 @@ class Isolations:
 
         return await self._rooms.store.run(record)
 
-    async def _ground(self, target: Target, pending: frozenset[str]) -> Ground:
+    async def _ground(self, target: Target, waiting: frozenset[str]) -> Ground:
         hosts = await self._rooms.store.hosts()
         isolated = await self._rooms.store.read(_isolated)
         return Ground(
@@ -182,7 +194,7 @@ class Isolations:
             isolated | set(target.hosts),
             self._profile("volatile"),
             self._profile("isolation"),
-            pending,
+            waiting,
         )
 
     async def _require_known(self, wish: Wish, kind: str) -> None:
@@ -190,7 +202,7 @@ class Isolations:
             if wish.incident_id:
                 tx.incident(wish.incident_id)
             if wish.target.retry_of and (prior := tx.operation(wish.target.retry_of)).kind != kind:
-                raise NotFound(f"operation {prior.id} is no {kind} but a {prior.kind}")
+                raise NotFound(f"operation {prior.id} is no {kind} but of kind {prior.kind}")
 
         await self._rooms.store.read(check)
 
@@ -244,15 +256,19 @@ class Isolations:
         witnesses = tuple(c.name for c in candidates[: self._rooms.settings.isolation.witnesses])
         return Planned(host.name, Outcome.OK, "", (*draft.controllers, *draft.allowances), witnesses, plan)
 
-    async def _shown(self, host: Host, records: Sequence[Isolation]) -> HostIsolations:
-        own = tuple(one for one in records if one.host == host.name)
+    async def _asked(self, host: Host) -> IsolationStatus | HostError:
+        timeout_s = self._rooms.settings.fanout.command_deadline_s
         try:
-            status = await self._fleet.client(host).isolation_status(
-                timeout_s=self._rooms.settings.fanout.command_deadline_s
-            )
+            return await self._fleet.client(host).isolation_status(timeout_s=timeout_s)
         except HostError as error:
-            return HostIsolations(host.name, error.outcome, str(error), own)
-        return HostIsolations(host.name, Outcome.OK, "", own, status)
+            return error
+
+
+def _shown(host: Host, answer: IsolationStatus | HostError, records: Sequence[Isolation]) -> HostIsolations:
+    own = tuple(one for one in records if one.host == host.name)
+    if isinstance(answer, HostError):
+        return HostIsolations(host.name, answer.outcome, str(answer), own)
+    return HostIsolations(host.name, Outcome.OK, "", own, answer)
 
 
 def _isolated(tx: Transaction) -> frozenset[str]:

@@ -5,26 +5,23 @@ from dataclasses import replace
 
 from fireline_controller import isolation as judging
 from fireline_controller.engine import isolation_entries as entries
-from fireline_controller.engine.collect import Rooms
-from fireline_controller.engine.isolating import Ground, how_restored, require_enrolled
-from fireline_controller.engine.looking import Witnesses
-from fireline_controller.engine.operations import Running
+from fireline_controller.engine.grounds import Subject, how_restored, require_enrolled
 from fireline_controller.engine.values import Progress
 from fireline_controller.hosts import Command, Released
 from fireline_controller.isolation import IN_FORCE, Isolation, Phase
-from fireline_controller.model import Host, HostFailed, HostOutcome, Outcome, Unreachable
+from fireline_controller.model import HostFailed, HostOutcome, Outcome, Unreachable
 from fireline_controller.store import Transaction
 
 
 class HostRelease:
     """The release of one host within an operation."""
 
-    def __init__(self, rooms: Rooms, ground: Ground, running: Running, host: Host) -> None:
-        self._rooms = rooms
-        self._ground = ground
-        self._running = running
-        self._host = host
-        self._client = ground.fleet.client(host)
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._rooms = subject.rooms
+        self._running = subject.running
+        self._host = subject.host
+        self._client = subject.client
 
     async def run(self) -> HostOutcome:
         """Let the host back.
@@ -37,7 +34,7 @@ class HostRelease:
             FirelineError: the controller itself failed.
         """
         command, withdrawn = await self._intend()
-        timeout_s = self._rooms.settings.fanout.command_deadline_s
+        timeout_s = self._subject.command_s
         try:
             back = await self._client.release(command, "", timeout_s=timeout_s)
             left = await self._client.isolation_status(timeout_s=timeout_s)
@@ -101,10 +98,7 @@ class HostRelease:
         if withdrawn:
             said.append("the order that waited for it is withdrawn")
         if places:
-            candidates = judging.candidates(
-                self._host.name, self._ground.hosts, spared=self._ground.spared, open_addresses=()
-            )
-            witnesses = Witnesses(self._ground.fleet, candidates, self._rooms.settings.isolation)
+            witnesses = self._subject.witnesses(set())
             verdict = judging.restored(places, await witnesses.at(places))
             said.append(verdict.sentence)
         now, operation = self._rooms.now(), self._running.operation
