@@ -10,6 +10,8 @@ from pathlib import Path
 from fireline_agent.hands import nft
 from fireline_agent.isolation import capability as trial
 from fireline_agent.isolation import facts
+from fireline_agent.isolation.containernet import ContainerNet
+from fireline_agent.isolation.containers import Containers
 from fireline_agent.isolation.force import without_ours
 from fireline_agent.isolation.hostnet import HostNet
 from fireline_agent.isolation.keeper import Keeper
@@ -18,6 +20,7 @@ from fireline_agent.isolation.model import Capability, Ended, Plan, Report
 from fireline_agent.isolation.orders import Orders, Signed
 from fireline_agent.isolation.records import Records
 from fireline_agent.isolation.releasing import release
+from fireline_agent.isolation.stopping import Frozen, Paused
 from fireline_agent.isolation.upkeep import News, Upkeep
 from fireline_agent.isolation.watchdog import Watchdog
 
@@ -85,7 +88,7 @@ class Guardian:
 
 
 def open_guardian(
-    *, state: Path, keys: Path, port: int, tell: Callable[[News], None], is_agent: bool = True
+    *, state: Path, keys: Path, docker_socket: Path, port: int, tell: Callable[[News], None], is_agent: bool = True
 ) -> Guardian:
     """Put it together, and find out what this kernel can do.
 
@@ -94,7 +97,23 @@ def open_guardian(
     program, identity = nft.find(), facts.identity(port)
     if not is_agent:
         identity = replace(identity, cgroup=None)
-    host = HostNet(program, identity, trial.find_out(program, identity))
-    orders = Orders(keys)
-    keeper = Keeper(Records(state / "isolation", orders), orders, host, now=lambda: datetime.now(UTC))
+    capability = trial.find_out(program, identity)
+    if not capability.has_cgroup:
+        identity = replace(identity, cgroup=None)
+    folder, orders, containers = state / "isolation", Orders(keys), Containers(docker_socket)
+    networks, frozen = ContainerNet(program, capability, containers), Frozen(folder)
+    keeper = Keeper(
+        Records(folder, orders),
+        orders,
+        HostNet(program, identity, capability),
+        others={
+            "container": networks,
+            "compose": networks,
+            "image": networks,
+            "paused": Paused(folder, containers),
+            "user": frozen,
+            "process": frozen,
+        },
+        now=lambda: datetime.now(UTC),
+    )
     return Guardian(keeper, Upkeep(keeper, tell), port)

@@ -14,6 +14,8 @@ from fireline_wire.isolation import IsolationOrder
 class HostNet:
     """`host` and `peer:`."""
 
+    look_every_s = 10.0
+
     def __init__(self, nft: Nft | None, identity: Identity, capability: Capability) -> None:
         self._nft = nft
         self._identity = identity

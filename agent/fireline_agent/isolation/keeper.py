@@ -8,7 +8,7 @@ changed (upkeep), the rules (plan, rules).
 import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -54,6 +54,7 @@ class Keeper:
     records: Records
     orders: Orders
     host: HostNet
+    others: Mapping[str, Means]  # by kind of scope
     now: Callable[[], datetime]
     expected: dict[str, Expectation] = field(default_factory=dict)
 
@@ -184,7 +185,7 @@ class Keeper:
 
     def means(self, order: IsolationOrder) -> Means:
         """What carries out orders of this scope."""
-        return self.host
+        return self.others.get(order.scope.kind, self.host)
 
     def look(self, record: Record) -> Force:
         """What is in force of a record.

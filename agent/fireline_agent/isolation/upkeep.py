@@ -59,13 +59,9 @@ class Upkeep:
         keeper = self._keeper
         if not keeper.records.is_there:
             return ()
-        refused: list[str] = []
         with keeper.records.locked():
-            for record in self._records():
-                try:
-                    self._recovered(record)
-                except (MeansError, RefusedError) as error:
-                    refused.append(f"{record.order.scope} (order {record.order.order_id}): {error}")
+            refused = self._each(keeper.live(), self._tidy)
+            refused += self._each(keeper.live(), self._recovered)
             standing = tuple(str(record.order.scope) for record in keeper.live())
         self._report()
         if refused:
@@ -83,23 +79,32 @@ class Upkeep:
             return None
         recut: list[Record] = []
         with keeper.records.locked():
-            for record in self._records():
-                recut += self._checked(record)
+            refused = self._each(keeper.live(), self._tidy)
+            refused += self._each(keeper.live(), lambda record: recut.extend(self._checked(record)))
             due = [self._due_s(record) for record in keeper.live()]
         for record in recut:
             keeper.records.keep_cut(record.name, keeper.means(record.order).cut(record.order).cut)
         self._report()
+        if refused:
+            raise RefusedError("unsupported", "; ".join(refused))
         return min(due, default=None)
 
-    def _records(self) -> list[Record]:
-        """The live ones, after those under a lease that ran out were ended: what they replaced is live again."""
-        keeper = self._keeper
-        for record in keeper.live():
-            if record.phase is Phase.RELEASING:
-                let_go(keeper, [record], "released")
-            elif record.phase is not Phase.COMMITTED:
-                self._end_lapsed(record)
-        return keeper.live()
+    def _each(self, records: list[Record], work: Callable[[Record], object]) -> list[str]:
+        """Do it for every record, and return why not where it could not be done: one must not hold up the others."""
+        refused = []
+        for record in records:
+            try:
+                work(record)
+            except (MeansError, RefusedError) as error:
+                refused.append(f"{record.order.scope} (order {record.order.order_id}): {error}")
+        return refused
+
+    def _tidy(self, record: Record) -> None:
+        """Finish what is being released; end what is under a lease that ran out: what it replaced is live again."""
+        if record.phase is Phase.RELEASING:
+            let_go(self._keeper, [record], "released")
+        elif record.phase is not Phase.COMMITTED:
+            self._end_lapsed(record)
 
     def _end_lapsed(self, record: Record) -> None:
         keeper = self._keeper
@@ -147,7 +152,7 @@ class Upkeep:
     def _drift(self, record: Record, force: Force) -> str:
         keeper = self._keeper
         if not force.is_there:
-            return "the rules were gone"
+            return "it was not in force, or not all of it"
         if record.phase is Phase.COMMITTED and force.lease_left_ms is not None:
             return "the drops had an end"
         shape = keeper.shape(record)
@@ -167,11 +172,12 @@ class Upkeep:
         return max(1, int(((expected.lease_until if expected else None) or 0) - time.monotonic()) * 1000)
 
     def _due_s(self, record: Record) -> float:
+        every_s = self._keeper.means(record.order).look_every_s
         if record.phase is Phase.COMMITTED:
-            return float("inf")
+            return every_s
         expected = self._keeper.expected.get(record.name)
         left_s = (expected.lease_until or 0) - time.monotonic() if expected else 0.0
-        return max(_SPARE_S, left_s + _SPARE_S)
+        return min(every_s, max(_SPARE_S, left_s + _SPARE_S))
 
     def _report(self) -> None:
         """Tell what ended in the history since it was last told, whoever ended it."""
