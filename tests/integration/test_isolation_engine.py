@@ -148,11 +148,11 @@ async def test_a_code_is_shown_only_with_a_reason_on_record(four: Desk) -> None:
     """Who has seen it is known."""
     await isolate(four, "web1")
     with pytest.raises(PolicyError, match="say --reason"):
-        await four.engine.isolations.codes("web1", operator="bob", reason=" ")
+        await four.engine.isolations.codes("web1", wish(operator="bob", reason=" "))
     with pytest.raises(NotFound, match="web2: nothing is in force there"):
-        await four.engine.isolations.codes("web2", operator="bob", reason="console")
+        await four.engine.isolations.codes("web2", wish(operator="bob", reason="console"))
 
-    (shown,) = await four.engine.isolations.codes("web1", operator="bob", reason="console")
+    (shown,), _ = await four.engine.isolations.codes("web1", wish(operator="bob", reason="console"))
 
     assert shown == await record(four, "web1")
     assert (await lines(four, "web1"))[-1].entry.summary == "the one-time code of web1 was shown to bob"

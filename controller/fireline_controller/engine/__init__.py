@@ -75,10 +75,10 @@ class Engine:
         self._rooms = Rooms(store, vault, authority, settings, now)
         owners = Owners(folder / "running", is_shared=bool(settings.store.url))
         self.operations = Operations(store, settings, owners, now)
-        self.hosts = Hosts(store, fleet, now)
+        self.approvals = Approvals(store, folder / "policy.toml", lambda tx, at: current(tx, authority(), at), now)
+        self.hosts = Hosts(store, fleet, self.approvals, now)
         self.incidents = Incidents(store, now)
         self.records = Records(store, vault, authority, folder / "authorities", now)
-        self.approvals = Approvals(store, folder / "policy.toml", lambda tx, at: current(tx, authority(), at), now)
         self.operators = Operators(store, authority, self.approvals, on_denied, now)
         orders = Orders(authority, settings)
         self.isolations = Isolations(

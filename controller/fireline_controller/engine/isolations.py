@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fireline_controller import isolation as judging
+from fireline_controller import targets
 from fireline_controller.engine import standing
 from fireline_controller.engine.approvals import Approvals, Permit
 from fireline_controller.engine.collect import Rooms
@@ -161,28 +162,30 @@ class Isolations:
         records = await self._rooms.store.run(settled)
         return [_shown(host, answer, records) for host, answer in zip(hosts, asked, strict=True)]
 
-    async def codes(self, name: str, *, operator: str, reason: str) -> Sequence[Isolation]:
-        """The isolations in force on a host, with their codes; that they were shown is on record.
+    async def codes(self, name: str, wish: Wish) -> tuple[Sequence[Isolation], str]:
+        """The isolations in force on a host, with their codes, and what they are shown against; it is on record.
 
         Raises:
-            PolicyError: no reason was given.
+            PolicyError: no reason was given; or approval is needed, as for a release.
             NotFound: the host is not known, or nothing is in force on it.
         """
-        if not reason.strip():
+        if not wish.reason.strip():
             raise PolicyError("a code lets a host back without this controller: say --reason", reason="invalid_request")
+        await self._rooms.store.read(lambda tx: _coded(tx, name))
+        target = targets.freeze([name], spelled=name)
+        summary = f"show the code that lets {name} back"
+        permit = await self._approvals.require("release", target, {"code": True}, wish, summary=summary)
         now = self._rooms.now()
 
         def record(tx: Transaction) -> Sequence[Isolation]:
-            tx.host(name)
-            found = tx.isolations(IN_FORCE, name)
-            if not found:
-                raise NotFound(f"{name}: nothing is in force there by this controller's record, so there is no code")
-            data = {"orders": [one.order_id for one in found], "reason": reason}
-            summary = f"the one-time code of {name} was shown to {operator}"
-            tx.append(Entry("isolation.code", operator, now, summary, found[-1].incident_id, host=name, data=data))
+            found = _coded(tx, name)
+            data = {"orders": [one.order_id for one in found], "reason": wish.reason}
+            words = f"the one-time code of {name} was shown to {wish.operator}"
+            tx.append(Entry("isolation.code", wish.operator, now, words, found[-1].incident_id, host=name, data=data))
+            permit.spend(tx, used_by=f"isolation code {name}", at=now)
             return found
 
-        return await self._rooms.store.run(record)
+        return await self._rooms.store.run(record), permit.warning
 
     async def _ground(self, target: Target, waiting: frozenset[str]) -> Ground:
         hosts = await self._rooms.store.hosts()
@@ -273,6 +276,14 @@ def _shown(host: Host, answer: IsolationStatus | HostError, records: Sequence[Is
 
 def _isolated(tx: Transaction) -> frozenset[str]:
     return frozenset(one.host for one in tx.isolations(IN_FORCE) if one.scope == "host")
+
+
+def _coded(tx: Transaction, name: str) -> Sequence[Isolation]:
+    tx.host(name)
+    found = tx.isolations(IN_FORCE, name)
+    if not found:
+        raise NotFound(f"{name}: nothing is in force there by this controller's record, so there is no code")
+    return found
 
 
 def _require_reason(wish: Wish, verb: str) -> None:
