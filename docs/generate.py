@@ -11,7 +11,8 @@ import inspect
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -24,6 +25,7 @@ from fireline_agent.main import build_parser
 from fireline_agent.policy import Policy
 from fireline_controller.cli.app import app
 from fireline_controller.config import Origin, Settings, origins
+from fireline_controller.policy import Rule
 from fireline_controller.profiles import Profile, load
 
 HERE = Path(__file__).parent
@@ -189,6 +191,10 @@ def settings_page() -> str:
             "An unknown key is refused with the nearest right one. In the environment a list is separated by commas.\n",
             table(("key", "environment", "default", "meaning"), rows),
             f"`[groups]`: {groups}.\n",
+            "## Who must agree: `policy.toml` in the state folder\n",
+            f"A list of `[[rules]]`. {_first_line(Rule)} An unknown key is refused with the nearest right one; "
+            "[how to use it](../how-to/two-people.md).\n",
+            _dataclass_table(Rule),
             "## The agent: `/etc/fireline/agent.toml`\n",
             f"{_first_line(Config)} An unknown key is refused with the nearest right one; "
             "`fireline-agent check-config` says what is set.\n",
@@ -208,10 +214,14 @@ def _first_line(kind: type) -> str:
     return (inspect.getdoc(kind) or "").splitlines()[0]
 
 
-def _dataclass_table(kind: type[Config | Policy]) -> str:
+def _dataclass_table(kind: type[Config | Policy | Rule]) -> str:
     comments = field_comments(kind)
-    rows = [(code(f.name), code(_value(f.name, f.default)), comments[f.name]) for f in fields(kind)]
+    rows = [(code(f.name), code(_default(f)), comments[f.name]) for f in fields(kind)]
     return table(("key", "default", "meaning"), rows)
+
+
+def _default(field: Field[Any]) -> str:
+    return "" if field.default is MISSING else _value(field.name, field.default)
 
 
 def field_comments(kind: type) -> dict[str, str]:
@@ -235,6 +245,10 @@ def _value(key: str, value: Any) -> str:
         return json.dumps(list(value))
     if isinstance(value, str | Path):
         return f'"{value}"'
+    if isinstance(value, timedelta):
+        return f'"{value // timedelta(minutes=1)}m"'
+    if isinstance(value, bool):
+        return str(value).lower()
     for shift, unit in ((30, "GiB"), (20, "MiB")):
         if key.endswith("_bytes") and value >> shift << shift == value:
             return f"{value} ({value >> shift} {unit})"

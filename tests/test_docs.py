@@ -6,7 +6,7 @@ import shlex
 import tomllib
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +15,7 @@ import pytest
 from fireline_agent.config import Config
 from fireline_agent.main import build_parser
 from fireline_agent.policy import Policy
-from fireline_controller import config, profiles
+from fireline_controller import config, policy, profiles
 from fireline_controller.model import Outcome
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +101,9 @@ def _words(line: str) -> list[str]:
 def _mistake(line: str, *, is_whole: bool) -> str:
     """What of a quoted command line the commands don't know; empty where all is well."""
     words = _words(line)
-    path: tuple[str, ...] = ()
+    path: tuple[str, ...] = (words.pop(0),)
+    while words and (of_all := USAGES[path].options.get(words[0])) is not None and path == ("fireline",):
+        del words[: 1 + of_all]  # what every command takes stands before it, each with its value
     while words and (*path, words[0]) in USAGES:
         path = (*path, words.pop(0))
     usage, name = USAGES[path], " ".join(path)
@@ -231,8 +233,16 @@ def test_settings_in_the_docs_load(tmp_path: Path) -> None:
     assert examples
 
 
-@pytest.mark.parametrize("kind", [Config, Policy])
-def test_every_setting_of_the_agent_is_explained(kind: type) -> None:
+def test_the_policy_in_the_docs_loads() -> None:
+    """The example of a policy is one that the controller takes, and has every key."""
+    [text] = _blocks("docs/how-to/two-people.md", "[[rules]]")
+
+    assert len(policy.parse(text, file="policy.toml")) == 2
+    assert {key for rule in tomllib.loads(text)["rules"] for key in rule} == {f.name for f in fields(policy.Rule)}
+
+
+@pytest.mark.parametrize("kind", [Config, Policy, policy.Rule])
+def test_every_setting_is_explained(kind: type) -> None:
     """The reference is made of the comments above the fields: none is missing."""
     missing = [name for name, comment in GENERATOR.field_comments(kind).items() if not comment]
 

@@ -1,11 +1,12 @@
 """The state folder: keys, store, journal anchor, vault, settings. Made once, opened by every command, whole or named.
 
-keys/            the authority's, the controller's, the operator's and the journal's keys and certificates
+keys/            the authority's, the controller's, the operators' and the journal's keys and certificates
 store.sqlite     hosts, operations, incidents, journal (unless fireline.toml names another store)
 journal.anchor   the journal's head, signed, kept apart from the store so that a cut-off end is noticed
 vault/           evidence
 profiles/        capture profiles of your own
 fireline.toml    settings, all optional
+policy.toml      what needs the approval of other operators
 """
 
 import stat

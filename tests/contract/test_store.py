@@ -567,6 +567,18 @@ class TestAgreement:
 
         assert len([one for one in spent if one is not None]) == 1
 
+    def test_what_an_operator_did_alone(self, store: Store) -> None:
+        """The hosts of operations of a kind since a time, without those that others approved."""
+        later = NOW + timedelta(minutes=1)
+        alone = replace(OPERATION, kind="isolate", target=Target(("web-1",), "", "", ""), started_at=later)
+        approved = replace(alone, id="op-2", target=Target(("web-2",), "", "", ""))
+        others = (replace(approved, id="op-3", operator="bob"), replace(approved, id="op-4", kind="release"))
+        old = replace(approved, id="op-5", started_at=NOW)
+        store.run_now(_putting(Transaction.put_operation, (alone, approved, *others, old)))
+        store.run_now(lambda tx: tx.put_approval(replace(APPROVAL, used_by="op-2")))
+
+        assert store.run_now(lambda tx: tx.addressed_alone("isolate", "alice", NOW)) == {"web-1": later}
+
     def test_operators_are_found_by_their_certificates(self, store: Store) -> None:
         """Not hosts, not the revoked."""
         operator = replace(CERTIFICATE, serial="0b", identity="spiffe://fireline/operator/bob")

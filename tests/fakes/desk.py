@@ -46,7 +46,7 @@ class Desk:
         """A host that is in the fleet and serves."""
         credentials, certificate = certified_agent(self.authority, name, generation=generation)
         agent = CapturingAgent(credentials, name=name)
-        address = f"2001:2::{len(self.agents) + 1:x}"
+        address = f"2001:2:0:f00d::{len(self.agents) + 1:x}"
         agent.isolation = self.network.hosts[address] = FakeIsolation(self.network, address, name)
         await self._serving.enter_async_context(agent.serving())
         moment = certificate.not_before

@@ -3,7 +3,6 @@
 All of a test's agents share one `FakeNetwork`, so that a witness sees of another what that one's rules let through.
 """
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -58,7 +57,12 @@ class FakeIsolation:
     """As a witness: what it says of everything."""
     looks_left: int = 1000
     """As a witness: how often it answers."""
+    breaks: list[str] = field(default_factory=list)
+    """Calls that are done and not answered, once each."""
+    ended: list[isolation_pb2.EndedIsolation] = field(default_factory=list)
     asked: list[tuple[str, Message]] = field(default_factory=list)
+    peers: dict[str, str] = field(default_factory=dict)
+    """By the call's name, the address and port that it came from last."""
     orders: dict[str, State] = field(default_factory=dict)
     on_call: Callable[[str], Any] = lambda name: None
     """Is told each call before it is done; what it returns is awaited."""
@@ -77,6 +81,10 @@ class FakeIsolation:
     def calls(self) -> list[str]:
         """The names of the calls so far."""
         return [name for name, _ in self.asked]
+
+    def come_back(self) -> None:
+        """Answer again."""
+        self._is_lost, self.lost_at = False, ""
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """The services."""
@@ -102,13 +110,15 @@ class FakeIsolation:
             if self._is_lost:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
             self.asked.append((name, asked))
+            self.peers[name] = context.peer()
             if (waiting := self.on_call(name)) is not None:
                 await waiting
             found = self.refusals.get(name) or answer(asked)
             if isinstance(found, status.Refusal):
                 await status.abort(context, found)
-            if name == self.lost_at:
-                self._is_lost = True
+            if name == self.lost_at or name in self.breaks:
+                self._is_lost = name == self.lost_at
+                self.breaks = [one for one in self.breaks if one != name]
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
             return found.SerializeToString()
 
@@ -179,7 +189,7 @@ class FakeIsolation:
 
     def _status(self, request: isolation_pb2.IsolationStatusRequest) -> Message:
         self.is_dark()
-        return isolation_pb2.IsolationStatus(isolations=self.orders.values(), capability="full")
+        return isolation_pb2.IsolationStatus(isolations=self.orders.values(), capability="full", ended=self.ended)
 
     def _amend(self, request: isolation_pb2.AmendRequest) -> Message | status.Refusal:
         if refusal := self._fenced(request.context):
@@ -209,8 +219,3 @@ def order_of(signed: isolation_pb2.SignedOrder) -> IsolationOrder:
     import json
 
     return IsolationOrder.parse(base64.b64decode(json.loads(signed.envelope)["payload"]))
-
-
-async def forever() -> None:
-    """For `on_call`: never answer."""
-    await asyncio.Event().wait()

@@ -1,7 +1,7 @@
 """Two persons for one command: what the rules say, whose word counts, and what can never be."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from fireline_controller.policy import Approval, Demand, Proposal, Rule, Vote
 
 CASES = Path(__file__).parents[1] / "cases" / "policy"
 ASKED = datetime(2026, 5, 2, 12, 0, tzinfo=UTC)
+HALF_AN_HOUR = timedelta(minutes=30)
 EVERYBODY = ["alice", "bob", "carol", "dave"]
 
 
@@ -76,13 +77,24 @@ def another(wanted: Proposal, what: str) -> Proposal:
     return other[what]
 
 
+def around(
+    hosts: Sequence[Host],
+    operators: Iterable[str] = EVERYBODY,
+    moment: datetime = ASKED,
+    alone: Mapping[str, datetime] | None = None,
+) -> policy.Circumstances:
+    """The fleet and its operators at a moment."""
+    return policy.Circumstances(moment, hosts, frozenset(operators), alone or {})
+
+
 def in_words(verdict: policy.Verdict) -> str:
     """A verdict as the cases write it."""
     if isinstance(verdict, policy.Allowed):
         return f"allowed by {', '.join(verdict.by)}" if verdict.by else "allowed"
     if isinstance(verdict, policy.Refused):
         return f"refused: {verdict.why}"
-    return f"needs {policy.in_words(verdict.demands)}"
+    earlier = f", with {', '.join(verdict.earlier)} of before" if verdict.earlier else ""
+    return f"needs {policy.in_words(verdict.demands)}{earlier}"
 
 
 @pytest.mark.parametrize("case", cases("decide.toml"))
@@ -91,13 +103,14 @@ def test_what_the_rules_say(case: dict[str, Any]) -> None:
     hosts = [host(text) for text in case.get("hosts", ["web1", "web2"])]
     wanted = proposal(hosts, case.get("action", "isolate"), scope="host")
     asked = request(another(wanted, case.get("asked_for", "")), [vote(v) for v in case.get("votes", [])])
+    moment = ASKED + timedelta(seconds=case.get("asked_ago", 60))
+    earlier = {text: moment - timedelta(seconds=ago) for text, ago in case.get("alone", {}).items()}
+    fleet = [*hosts, *(host(text) for text in earlier)]
     verdict = policy.decide(
         policy.parse(case["rules"], file="policy.toml"),
         wanted,
-        hosts=hosts,
-        operators=case.get("operators", EVERYBODY),
+        around(fleet, case.get("operators", EVERYBODY), moment, {host(text).name: at for text, at in earlier.items()}),
         approval=replace(asked, ended=case.get("ended", "")) if "votes" in case else None,
-        now=ASKED + timedelta(seconds=case.get("asked_ago", 60)),
     )
 
     assert in_words(verdict) == case["verdict"]
@@ -124,6 +137,7 @@ def test_every_key_of_a_rule() -> None:
     actions = ["isolate", "release"]
     target = "env=prod"
     above = 5
+    within = "30m"
     approvals = 2
     operators = ["carol", "bob"]
     expires = "2h"
@@ -131,7 +145,7 @@ def test_every_key_of_a_rule() -> None:
     """
 
     assert policy.parse(text, file="policy.toml") == (
-        Rule(("isolate", "release"), "env=prod", 5, 2, ("bob", "carol"), timedelta(hours=2), True),
+        Rule(("isolate", "release"), "env=prod", 5, HALF_AN_HOUR, 2, ("bob", "carol"), timedelta(hours=2), True),
     )
 
 
@@ -143,7 +157,7 @@ def test_the_shortest_time_and_the_strictest_glass_hold() -> None:
     )
     web1 = [host("web1")]
 
-    needs = policy.decide(rules, proposal(web1), hosts=web1, operators=EVERYBODY, approval=None, now=ASKED)
+    needs = policy.decide(rules, proposal(web1), around(web1), approval=None)
 
     assert needs == policy.Needs((Demand(1),), timedelta(minutes=5), break_glass=False)
 
@@ -195,9 +209,8 @@ def test_nothing_passes_without_enough_others(
     web1 = [host("web1")]
     wanted = proposal(web1, scope="host")
     asked = request(another(wanted, ("", "parameters", "hosts")[twist]), said)
-    verdict = policy.decide(
-        bound, wanted, hosts=web1, operators=operators, approval=asked, now=ASKED + timedelta(seconds=age_s)
-    )
+    moment = ASKED + timedelta(seconds=age_s)
+    verdict = policy.decide(bound, wanted, around(web1, operators, moment), approval=asked)
 
     if isinstance(verdict, policy.Allowed):
         assert age_s < 900
@@ -212,10 +225,8 @@ def test_nothing_passes_without_enough_others(
 def test_a_denial_by_one_who_has_a_say_is_never_outvoted(said: list[Vote]) -> None:
     """However many approve."""
     web1 = [host("web1")]
-    verdict = policy.decide(
-        [Rule(("isolate",))], proposal(web1), hosts=web1, operators=EVERYBODY,
-        approval=request(proposal(web1), [*said, vote("carol denies")]), now=ASKED,
-    )  # fmt: skip
+    asked = request(proposal(web1), [*said, vote("carol denies")])
+    verdict = policy.decide([Rule(("isolate",))], proposal(web1), around(web1), approval=asked)
 
     assert isinstance(verdict, policy.Refused)
 
@@ -224,6 +235,19 @@ def test_a_denial_by_one_who_has_a_say_is_never_outvoted(said: list[Vote]) -> No
 def test_a_rule_binds_above_its_number(count: int, above: int) -> None:
     """Not at it."""
     hosts = [host(f"web{n}") for n in range(count)]
-    bound = policy.binding([Rule(("isolate",), above=above)], proposal(hosts), hosts)
+    bound = policy.binding([Rule(("isolate",), above=above)], proposal(hosts), around(hosts))
 
     assert bool(bound) == (count > above or count == 0)
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.integers(0, 12))
+def test_nobody_gets_around_a_number_by_small_commands(sizes: list[int], above: int) -> None:
+    """However they are cut: alone, never more than so many hosts within the time."""
+    fleet = [host(f"web{n}") for n in range(50)]
+    left, alone = list(fleet), dict[str, datetime]()
+    for size in sizes:
+        taken, left = left[:size], left[size:]
+        if not policy.binding([Rule(("isolate",), above=above)], proposal(taken), around(fleet, alone=alone)):
+            alone |= {one.name: ASKED for one in taken}
+
+    assert len(alone) <= above

@@ -75,7 +75,9 @@ class Guardian:
             ruleset = hashlib.sha256(without_ours(self.keeper.host.ruleset()).encode()).hexdigest()
         except MeansError:
             ruleset = ""
-        return Planned(planned, facts.listening_ports(self._port), facts.network().addresses, ruleset)
+        # Where a part of the host is cut off the rest goes on answering: a witness would see no difference.
+        addresses = facts.network().addresses if planned.order.scope.kind == "host" else ()
+        return Planned(planned, facts.listening_ports(self._port), addresses, ruleset)
 
     def release(self, order_id: str, fence_token: int) -> Report:
         """See releasing."""

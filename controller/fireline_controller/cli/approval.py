@@ -147,7 +147,7 @@ def _print(approval: "control_pb2.Approval", json: bool) -> None:
         output.print_json(document)
         return
     fields = document | {
-        "parameters": "; ".join(f"{name}: {_word(value)}" for name, value in document["parameters"].items()),
+        "parameters": "; ".join(f"{name}: {_word(value)}" for name, value in document["parameters"].items() if value),
         "needs": " and ".join(approval.demands),
         "said": ", ".join(map(_said, approval.votes)),
     }

@@ -49,7 +49,8 @@ def _rows(host: "control_pb2.HostIsolation") -> Iterator[tuple[str, ...]]:
     proofs = {record.order_id: record.proof for record in host.records}
     for state in host.status.isolations:
         drifts = f"; put back {state.drifts} times" if state.drifts else ""
-        proof = f"its kernel; {proofs.get(state.order_id) or 'not on record here'}{drifts}"
+        known = proofs.get(state.order_id, "not on record here") or "not proved yet"
+        proof = f"its kernel; {known}{drifts}"
         yield host.host, state.scope, _phase(state), output.moment(state.armed_at), state.operator, state.reason, proof
     is_silent = output.outcome_name(host.outcome) != "ok"
     for record in host.records:
@@ -124,9 +125,10 @@ def _record_document(record: "control_pb2.IsolationRecord") -> dict[str, Any]:
 _CODE_HELP = options.manual(
     "Show the one-time code that lets a host back on its console.",
     "For `fireline-agent release --code` on a host that no controller reaches. It works once, its use is reported when "
-    "the host is seen again, and that it was shown is in the journal.",
+    "the host is seen again, and that it was shown is in the journal. What policy.toml says of a release holds for it.",
     examples=('fireline isolation code web1 --reason "datacentre moves, nobody can reach it"',),
-    exits="Exit status: 0 it is on stdout; 2 no reason; 3 no such host, or nothing is in force there.",
+    exits="Exit status: 0 it is on stdout; 2 no reason; 3 no such host, or nothing is in force there; "
+    "4 approval is needed.",
 )
 
 
@@ -134,17 +136,22 @@ _CODE_HELP = options.manual(
 def code(
     host: Annotated[str, typer.Argument(metavar="HOST", help="The host's name.")],
     reason: options.Reason = "",
+    break_glass: options.BreakGlass = "",
     json: options.Json = False,
     state: options.State = None,
 ) -> None:
     """Show the code of a host."""
-    session.run(session.folder(state), lambda control: _code(control, host, reason, json))
+    session.run(session.folder(state), lambda control: _code(control, host, reason, break_glass, json))
 
 
-async def _code(control: "ControlStub", host: str, reason: str, json: bool) -> int:
+async def _code(control: "ControlStub", host: str, reason: str, break_glass: str, json: bool) -> int:
     from fireline_wire.v1 import control_pb2
 
-    reply = await control.ShowIsolationCode(control_pb2.ShowIsolationCodeRequest(host=host, reason=reason))
+    reply = await control.ShowIsolationCode(
+        control_pb2.ShowIsolationCodeRequest(host=host, reason=reason, break_glass=break_glass)
+    )
+    if reply.warning:
+        output.warn(reply.warning)
     if json:
         codes = [{"order": c.order_id, "scope": c.scope, "code": c.code, "operator": c.operator} for c in reply.codes]
         output.print_json({"host": host, "codes": codes})

@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -148,14 +148,21 @@ async def _stub(address: str, state: Path, *, ready_within_s: float = 0) -> "Asy
 
 
 async def _ready(channel: "grpc.aio.Channel", address: str, within_s: float) -> None:
-    try:
+    """Wait for a connection; the first attempt that fails is enough, where gRPC would try for ever."""
+    import grpc
+
+    waiting = {grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING}
+    state = channel.get_state(try_to_connect=True)
+    with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            await channel.channel_ready()
-    except TimeoutError:
+            while state in waiting:
+                await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
+    if state is not grpc.ChannelConnectivity.READY:
         raise StoreError(
-            f"no controller answers at {address} within {within_s:g} s: wanted the address that `listen.control` has"
-            " there, and keys that this very controller's authority made"
-        ) from None
+            f"no controller answers at {address}, or it is not the one that made these keys: wanted the address that"
+            " `listen.control` has there"
+        )
 
 
 def _credentials(state: Path) -> "Credentials":

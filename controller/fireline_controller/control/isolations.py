@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from fireline_controller.control import wire, wire_isolation
 from fireline_controller.control.answering import Context, answering, operator_of, streaming
-from fireline_controller.engine import Engine
+from fireline_controller.engine import Engine, TargetSpec, Wish
 from fireline_wire.v1 import control_pb2
 
 
@@ -54,5 +54,6 @@ class IsolationCalls:
         self, request: control_pb2.ShowIsolationCodeRequest, context: Context
     ) -> control_pb2.ShowIsolationCodeReply:
         """The codes for a host's console."""
-        found = await self._engine.isolations.codes(request.host, operator=operator_of(context), reason=request.reason)
-        return control_pb2.ShowIsolationCodeReply(codes=[wire_isolation.code(one) for one in found])
+        wish = Wish(operator_of(context), TargetSpec(), request.reason, break_glass=request.break_glass)
+        found, warning = await self._engine.isolations.codes(request.host, wish)
+        return control_pb2.ShowIsolationCodeReply(codes=[wire_isolation.code(one) for one in found], warning=warning)

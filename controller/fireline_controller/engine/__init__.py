@@ -16,8 +16,10 @@ from fireline_controller.engine.incidents import Incidents, IncidentView
 from fireline_controller.engine.isolations import HostIsolations, Isolations, Planned
 from fireline_controller.engine.operations import Operations, Running
 from fireline_controller.engine.operators import OnDenied, Operator, Operators, current
+from fireline_controller.engine.orders import Orders
 from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.records import Records
+from fireline_controller.engine.returning import Returning
 from fireline_controller.engine.settling import lineage
 from fireline_controller.engine.upkeep import Upkeep
 from fireline_controller.engine.values import Finished, IsolationWish, News, Progress, Started, TargetSpec, Wish
@@ -73,13 +75,17 @@ class Engine:
         self._rooms = Rooms(store, vault, authority, settings, now)
         owners = Owners(folder / "running", is_shared=bool(settings.store.url))
         self.operations = Operations(store, settings, owners, now)
-        self.hosts = Hosts(store, fleet, now)
+        self.approvals = Approvals(store, folder / "policy.toml", lambda tx, at: current(tx, authority(), at), now)
+        self.hosts = Hosts(store, fleet, self.approvals, now)
         self.incidents = Incidents(store, now)
         self.records = Records(store, vault, authority, folder / "authorities", now)
-        self.approvals = Approvals(store, folder / "policy.toml", lambda tx, at: current(tx, authority(), at), now)
         self.operators = Operators(store, authority, self.approvals, on_denied, now)
-        self.isolations = Isolations(self._rooms, fleet, self.operations, self.approvals, self._profile)
-        self.upkeep = Upkeep(store, fleet, authority, settings, now)
+        orders = Orders(authority, settings)
+        self.isolations = Isolations(
+            self._rooms, fleet, self.operations, self.approvals, orders=orders, profile=self._profile
+        )
+        self._returning = Returning(self._rooms, fleet, orders, self.isolations.isolate)
+        self.upkeep = Upkeep(store, fleet, authority, settings, now, on_seen=self._returning.seen)
 
     async def resolve(self, spec: TargetSpec) -> tuple[Target, bool]:
         """What a target means now, and whether it needs a confirmation.
@@ -157,6 +163,7 @@ class Engine:
 
     async def close(self) -> None:
         """Stop what runs and wait until it is on record."""
+        await self._returning.close()
         await self.operations.close()
 
     def _profile(self, name: str) -> profiles.Profile:

@@ -9,12 +9,13 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from fireline_controller import policy
+from fireline_controller import policy, targets
 from fireline_controller.engine.values import Wish
-from fireline_controller.model import ConfigError, Entry, Host, PolicyError, Target
+from fireline_controller.model import ConfigError, Entry, PolicyError, Target
 from fireline_controller.policy import Approval, Needs, Proposal, Vote
 from fireline_controller.store import Store, Transaction
 
@@ -23,18 +24,24 @@ _MAX_RULES_BYTES: Final = 1 << 20  # a policy is a page of text; this protects a
 
 @dataclass(frozen=True)
 class Permit:
-    """Leave to do one command. `warning` is a sentence for everybody to see: the glass was broken."""
+    """Leave to do one command. `warning` is a sentence for everybody to see: the glass was broken.
+
+    `check` raises where what was below a rule's number is so no more, since another command came before it.
+    """
 
     approval: Approval | None = None
     warning: str = ""
     broken: Entry | None = None
+    check: Callable[[Transaction, datetime], None] | None = None
 
     def spend(self, tx: Transaction, *, used_by: str, at: datetime) -> None:
         """Use it, in the transaction that puts the command on record.
 
         Raises:
-            PolicyError: another command used the approval meanwhile, or its time is over.
+            PolicyError: another command used the approval meanwhile, or its time is over; or it needs one now.
         """
+        if self.check is not None:
+            self.check(tx, at)
         operation_id = used_by if used_by.startswith("op-") else ""
         if self.broken is not None:
             tx.append(replace(self.broken, at=at, operation_id=operation_id))
@@ -94,17 +101,14 @@ class Approvals:
                 policy_denied: it was denied, or can't be approved by anybody.
             ConfigError: the policy is wrong.
         """
-        rules = await self.rules()
-        proposal = Proposal(action, target, parameters, wish.operator)
-        wanted = set(target.hosts)
-        hosts = [host for host in await self._store.hosts() if host.name in wanted]
-        if not policy.binding(rules, proposal, hosts):
+        rules = [rule for rule in await self.rules() if action in rule.actions]
+        if not rules:
             return Permit()
-        now = self._now()
+        proposal, now = Proposal(action, target, parameters, wish.operator), self._now()
 
         def judge(tx: Transaction) -> Permit | PolicyError:
             """An error is returned, not raised, since raising it would take back the request that it names."""
-            return self._judged(tx, rules, proposal, hosts, wish, summary, now)
+            return self._judged(tx, rules, proposal, wish, summary, now)
 
         found = await self._store.run(judge)
         if isinstance(found, PolicyError):
@@ -116,27 +120,41 @@ class Approvals:
         tx: Transaction,
         rules: Sequence[policy.Rule],
         proposal: Proposal,
-        hosts: Sequence[Host],
         wish: Wish,
         summary: str,
         now: datetime,
     ) -> Permit | PolicyError:
+        around = self._around(tx, rules, proposal, now)
+        if not policy.binding(rules, proposal, around):
+            return Permit(check=partial(self._require_unbound, rules, proposal, summary))
         approval = _expired(tx, tx.newest_approval(proposal.digest, proposal.requester), now)
-        verdict = policy.decide(
-            rules, proposal, hosts=hosts, operators=self._operators(tx, now), approval=approval, now=now
-        )
+        verdict = policy.decide(rules, proposal, around, approval=approval)
         if isinstance(verdict, policy.Allowed):
             return Permit(approval)
         if wish.break_glass:
             return _broken(verdict, proposal, wish, summary, now)
         if isinstance(verdict, policy.Refused):
             return PolicyError(f"{summary}: {verdict.why}", reason="policy_denied")
-        if approval is None or policy.standing(approval, now) != "open":
+        if approval is None or policy.standing(approval, now) != "open" or approval.demands != verdict.demands:
             approval = _asked(proposal, verdict, wish, summary, now)
             tx.put_approval(approval)
             words = f"{wish.operator} asks for approval: {summary}"
             tx.append(_entry(approval, "asked", wish.operator, now, words, reason=wish.reason))
         return PolicyError(_ask(approval, verdict), reason="approval_required")
+
+    def _around(
+        self, tx: Transaction, rules: Sequence[policy.Rule], proposal: Proposal, now: datetime
+    ) -> policy.Circumstances:
+        since = now - max(rule.within for rule in rules)
+        alone = tx.addressed_alone(proposal.action, proposal.requester, since)
+        return policy.Circumstances(now, tx.hosts(), self._operators(tx, now), alone)
+
+    def _require_unbound(
+        self, rules: Sequence[policy.Rule], proposal: Proposal, summary: str, tx: Transaction, at: datetime
+    ) -> None:
+        if policy.binding(rules, proposal, self._around(tx, rules, proposal, at)):
+            message = f"{summary}: needs approval, for you did more alone meanwhile: repeat the command to ask for it"
+            raise PolicyError(message, reason="approval_required")
 
     async def newest(self, limit: int) -> Sequence[Approval]:
         """The newest requests first."""
@@ -224,10 +242,12 @@ def _asked(proposal: Proposal, needs: Needs, wish: Wish, summary: str, now: date
 
 def _ask(approval: Approval, needs: Needs) -> str:
     had = ", ".join(vote.by for vote in approval.votes)
+    earlier = f" (with what you did alone before: {targets.fold(needs.earlier)})" if needs.earlier else ""
+    wanted = f"{policy.in_words(needs.demands)}{f' (so far: {had})' if had else ''}"
     until = f"{approval.expires_at:%Y-%m-%d %H:%M:%S} UTC"
     return (
-        f"{approval.summary}: needs {policy.in_words(needs.demands)}{f' (so far: {had})' if had else ''} until {until}:"
-        f" fireline approval approve {approval.id}; then repeat the same command"
+        f"{approval.summary}{earlier}: needs {wanted} until {until}: fireline approval approve {approval.id};"
+        " then repeat the same command"
     )
 
 

@@ -3,7 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
+from fireline_controller import targets
+from fireline_controller.engine.approvals import Approvals, Permit
+from fireline_controller.engine.values import TargetSpec, Wish
 from fireline_controller.hosts import Fleet, HostDescription
 from fireline_controller.model import Entry, Host, NotFound, PolicyError
 from fireline_controller.store import Store, Transaction
@@ -13,9 +17,10 @@ from fireline_wire.identity import Identity, Role
 class Hosts:
     """Who is in the fleet."""
 
-    def __init__(self, store: Store, fleet: Fleet, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, fleet: Fleet, approvals: Approvals, now: Callable[[], datetime]) -> None:
         self._store = store
         self._fleet = fleet
+        self._approvals = approvals
         self._now = now
 
     async def all(self) -> Sequence[Host]:
@@ -49,15 +54,19 @@ class Hosts:
         """Set and remove labels.
 
         Raises:
-            PolicyError: a label is no label: key and value as Kubernetes has them.
+            PolicyError: a label is no label: key and value as Kubernetes has them; or approval is needed.
         """
         for key, value in put.items():
             if not key or any(c.isspace() or c in ",=!()" for c in key + value):
                 raise PolicyError(f"label {key}={value}: no blanks and none of ,=!() allowed", reason="invalid_request")
-        now = self._now()
         data = {"set": dict(put), "removed": list(drop), "reason": reason}
+        names = [host.name for host in hosts]
+        changes = {"set": dict(put), "remove": list(drop)}
+        permit = await self._ask(names, changes, f"label {targets.fold(names)}", operator, reason)
+        now = self._now()
 
         def record(tx: Transaction) -> list[Host]:
+            permit.spend(tx, used_by=f"label {targets.fold(names)}", at=now)
             changed = [_relabelled(host, put, drop) for host in _as_they_are(tx, hosts)]
             for host in changed:
                 tx.put_host(host)
@@ -72,11 +81,14 @@ class Hosts:
 
         Raises:
             NotFound: no host of that name is in the fleet.
+            PolicyError: approval is needed.
         """
         await self.get(name)
+        permit = await self._ask([name], {"leave": True}, f"remove host {name}", operator, reason)
         now = self._now()
 
         def record(tx: Transaction) -> Host:
+            permit.spend(tx, used_by=f"remove host {name}", at=now)
             host = replace(tx.host(name), removed=True)
             certificates = tx.certificates(str(Identity(Role.AGENT, name)))
             for certificate in certificates:
@@ -90,6 +102,13 @@ class Hosts:
         host = await self._store.run(record)
         await self._fleet.drop(name)
         return host
+
+    async def _ask(
+        self, names: Sequence[str], parameters: Mapping[str, Any], summary: str, operator: str, reason: str
+    ) -> Permit:
+        target = targets.freeze(names, spelled="")
+        wish = Wish(operator, TargetSpec(), reason)
+        return await self._approvals.require("fleet", target, parameters, wish, summary=summary)
 
 
 def _as_they_are(tx: Transaction, hosts: Sequence[Host]) -> list[Host]:

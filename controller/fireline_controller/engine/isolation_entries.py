@@ -71,12 +71,17 @@ def released(host: str, operation: Operation, at: datetime, summary: str, back: 
     return _of_operation(host, operation, "isolation.released", at, summary, data)
 
 
+def amending(isolation: Isolation, at: datetime) -> Entry:
+    """Other addresses are to stay open, before the host is told (I6)."""
+    data = {"controllers": list(isolation.controllers), "fence_token": isolation.fence_token}
+    summary = f"{isolation.host} is to leave {', '.join(isolation.controllers)} open"
+    return _of_controller(isolation, "isolation.amending", at, summary, data)
+
+
 def amended(isolation: Isolation, at: datetime) -> Entry:
     """Other addresses stay open from now on."""
-    data = {"controllers": list(isolation.controllers), "fence_token": isolation.fence_token}
-    return _of_controller(
-        isolation, "isolation.amended", at, f"{isolation.host} now leaves {', '.join(isolation.controllers)} open", data
-    )
+    summary = f"{isolation.host} leaves {', '.join(isolation.controllers)} open"
+    return _of_controller(isolation, "isolation.amended", at, summary, {"controllers": list(isolation.controllers)})
 
 
 def noticed(isolation: Isolation, at: datetime, summary: str) -> Entry:

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fireline_controller import isolation as judging
+from fireline_controller import targets
+from fireline_controller.engine import standing
 from fireline_controller.engine.approvals import Approvals, Permit
 from fireline_controller.engine.collect import Rooms
-from fireline_controller.engine.isolating import Ground, HostIsolation, own_host
+from fireline_controller.engine.grounds import Ground, Subject, own_host
+from fireline_controller.engine.isolating import HostIsolation
 from fireline_controller.engine.operations import Operations, Running
 from fireline_controller.engine.orders import Orders
 from fireline_controller.engine.releasing import HostRelease
@@ -65,6 +68,7 @@ class Isolations:
         fleet: Fleet,
         operations: Operations,
         approvals: Approvals,
+        orders: Orders,
         profile: Callable[[str], Profile],
     ) -> None:
         self._rooms = rooms
@@ -72,14 +76,14 @@ class Isolations:
         self._operations = operations
         self._approvals = approvals
         self._profile = profile
-        self._orders = Orders(rooms.authority, rooms.settings)
+        self._orders = orders
 
     async def isolate(
-        self, wish: Wish, how: IsolationWish, *, pending: frozenset[str] = frozenset()
+        self, wish: Wish, how: IsolationWish, *, waiting: frozenset[str] = frozenset()
     ) -> AsyncIterator[News]:
         """Cut hosts off, each one proved dark from outside or let back.
 
-        `pending` are orders that waited for their hosts: they were approved when they were given.
+        `waiting` are orders that waited for their hosts: they were approved when they were given.
 
         Raises:
             PolicyError: no reason, a group would lose its last healthy member, approval is needed; or as `run` says.
@@ -88,17 +92,17 @@ class Isolations:
         _require_reason(wish, "isolate")
         await self._require_known(wish, "isolate")
         target, _ = await self._operations.resolve(wish.target)
-        ground = await self._ground(target, pending)
+        ground = await self._ground(target, waiting)
 
         async def ask(resolved: Target) -> Permit:
             await self._require_harmless(resolved, how)
-            if pending:
+            if waiting:
                 return Permit()
             summary = f"isolate {resolved.folded} ({how.scope})"
             return await self._approvals.require("isolate", resolved, how.parameters(), wish, summary=summary)
 
         async def work(running: Running, host: Host) -> HostOutcome:
-            return await HostIsolation(self._rooms, ground, running, host, how).run()
+            return await HostIsolation(Subject(self._rooms, ground, running, host, how)).run()
 
         whole = replace(wish, concurrency=wish.concurrency or (_ALL_AT_ONCE if how.now else 0))
         run = self._operations.run("isolate", whole, work, commands_only=False, parameters=how.parameters(), ask=ask)
@@ -121,7 +125,7 @@ class Isolations:
             return await self._approvals.require("release", resolved, {}, wish, summary=f"release {resolved.folded}")
 
         async def work(running: Running, host: Host) -> HostOutcome:
-            return await HostRelease(self._rooms, ground, running, host).run()
+            return await HostRelease(Subject(self._rooms, ground, running, host, IsolationWish())).run()
 
         whole = replace(wish, concurrency=wish.concurrency or _ALL_AT_ONCE)
         async for news in self._operations.run("release", whole, work, commands_only=False, ask=ask):
@@ -145,34 +149,45 @@ class Isolations:
             FirelineError: the target does not parse or matches nothing.
         """
         hosts = (await self._operations.resolve(spec))[1] if spec.terms else await self._rooms.store.hosts()
-        records = await self._rooms.store.read(lambda tx: tx.isolations(STANDING))
-        found = await asyncio.gather(*(self._shown(host, records) for host in hosts))
-        return sorted(found, key=lambda h: h.host)
+        asked = await asyncio.gather(*(self._asked(host) for host in hosts))
+        now = self._rooms.now()
 
-    async def codes(self, name: str, *, operator: str, reason: str) -> Sequence[Isolation]:
-        """The isolations in force on a host, with their codes; that they were shown is on record.
+        def settled(tx: Transaction) -> tuple[Isolation, ...]:
+            standing.expire(tx, now)
+            for host, answer in zip(hosts, asked, strict=True):
+                if not isinstance(answer, HostError):
+                    standing.reconcile(tx, host.name, answer, now)
+            return tx.isolations(STANDING)
+
+        records = await self._rooms.store.run(settled)
+        return [_shown(host, answer, records) for host, answer in zip(hosts, asked, strict=True)]
+
+    async def codes(self, name: str, wish: Wish) -> tuple[Sequence[Isolation], str]:
+        """The isolations in force on a host, with their codes, and what they are shown against; it is on record.
 
         Raises:
-            PolicyError: no reason was given.
+            PolicyError: no reason was given; or approval is needed, as for a release.
             NotFound: the host is not known, or nothing is in force on it.
         """
-        if not reason.strip():
+        if not wish.reason.strip():
             raise PolicyError("a code lets a host back without this controller: say --reason", reason="invalid_request")
+        await self._rooms.store.read(lambda tx: _coded(tx, name))
+        target = targets.freeze([name], spelled=name)
+        summary = f"show the code that lets {name} back"
+        permit = await self._approvals.require("release", target, {"code": True}, wish, summary=summary)
         now = self._rooms.now()
 
         def record(tx: Transaction) -> Sequence[Isolation]:
-            tx.host(name)
-            found = tx.isolations(IN_FORCE, name)
-            if not found:
-                raise NotFound(f"{name}: nothing is in force there by this controller's record, so there is no code")
-            data = {"orders": [one.order_id for one in found], "reason": reason}
-            summary = f"the one-time code of {name} was shown to {operator}"
-            tx.append(Entry("isolation.code", operator, now, summary, found[-1].incident_id, host=name, data=data))
+            found = _coded(tx, name)
+            data = {"orders": [one.order_id for one in found], "reason": wish.reason}
+            words = f"the one-time code of {name} was shown to {wish.operator}"
+            tx.append(Entry("isolation.code", wish.operator, now, words, found[-1].incident_id, host=name, data=data))
+            permit.spend(tx, used_by=f"isolation code {name}", at=now)
             return found
 
-        return await self._rooms.store.run(record)
+        return await self._rooms.store.run(record), permit.warning
 
-    async def _ground(self, target: Target, pending: frozenset[str]) -> Ground:
+    async def _ground(self, target: Target, waiting: frozenset[str]) -> Ground:
         hosts = await self._rooms.store.hosts()
         isolated = await self._rooms.store.read(_isolated)
         return Ground(
@@ -182,7 +197,7 @@ class Isolations:
             isolated | set(target.hosts),
             self._profile("volatile"),
             self._profile("isolation"),
-            pending,
+            waiting,
         )
 
     async def _require_known(self, wish: Wish, kind: str) -> None:
@@ -190,7 +205,7 @@ class Isolations:
             if wish.incident_id:
                 tx.incident(wish.incident_id)
             if wish.target.retry_of and (prior := tx.operation(wish.target.retry_of)).kind != kind:
-                raise NotFound(f"operation {prior.id} is no {kind} but a {prior.kind}")
+                raise NotFound(f"operation {prior.id} is no {kind} but of kind {prior.kind}")
 
         await self._rooms.store.read(check)
 
@@ -244,19 +259,31 @@ class Isolations:
         witnesses = tuple(c.name for c in candidates[: self._rooms.settings.isolation.witnesses])
         return Planned(host.name, Outcome.OK, "", (*draft.controllers, *draft.allowances), witnesses, plan)
 
-    async def _shown(self, host: Host, records: Sequence[Isolation]) -> HostIsolations:
-        own = tuple(one for one in records if one.host == host.name)
+    async def _asked(self, host: Host) -> IsolationStatus | HostError:
+        timeout_s = self._rooms.settings.fanout.command_deadline_s
         try:
-            status = await self._fleet.client(host).isolation_status(
-                timeout_s=self._rooms.settings.fanout.command_deadline_s
-            )
+            return await self._fleet.client(host).isolation_status(timeout_s=timeout_s)
         except HostError as error:
-            return HostIsolations(host.name, error.outcome, str(error), own)
-        return HostIsolations(host.name, Outcome.OK, "", own, status)
+            return error
+
+
+def _shown(host: Host, answer: IsolationStatus | HostError, records: Sequence[Isolation]) -> HostIsolations:
+    own = tuple(one for one in records if one.host == host.name)
+    if isinstance(answer, HostError):
+        return HostIsolations(host.name, answer.outcome, str(answer), own)
+    return HostIsolations(host.name, Outcome.OK, "", own, answer)
 
 
 def _isolated(tx: Transaction) -> frozenset[str]:
     return frozenset(one.host for one in tx.isolations(IN_FORCE) if one.scope == "host")
+
+
+def _coded(tx: Transaction, name: str) -> Sequence[Isolation]:
+    tx.host(name)
+    found = tx.isolations(IN_FORCE, name)
+    if not found:
+        raise NotFound(f"{name}: nothing is in force there by this controller's record, so there is no code")
+    return found
 
 
 def _require_reason(wish: Wish, verb: str) -> None:

@@ -71,6 +71,7 @@ class Orders:
             fence_token=0,
             force=wish.force,
             unproved=wish.unproved,
+            without_evidence=wish.now,
             ordered_at=now,
         )
 

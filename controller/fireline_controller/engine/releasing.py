@@ -5,26 +5,23 @@ from dataclasses import replace
 
 from fireline_controller import isolation as judging
 from fireline_controller.engine import isolation_entries as entries
-from fireline_controller.engine.collect import Rooms
-from fireline_controller.engine.isolating import Ground, how_restored, require_enrolled
-from fireline_controller.engine.looking import Witnesses
-from fireline_controller.engine.operations import Running
+from fireline_controller.engine.grounds import Subject, how_restored, require_enrolled
 from fireline_controller.engine.values import Progress
 from fireline_controller.hosts import Command, Released
-from fireline_controller.isolation import IN_FORCE, Isolation, Phase
-from fireline_controller.model import Host, HostFailed, HostOutcome, Outcome, Unreachable
+from fireline_controller.isolation import IN_FORCE, STANDING, Isolation, Phase
+from fireline_controller.model import HostFailed, HostOutcome, Outcome, Unreachable
 from fireline_controller.store import Transaction
 
 
 class HostRelease:
     """The release of one host within an operation."""
 
-    def __init__(self, rooms: Rooms, ground: Ground, running: Running, host: Host) -> None:
-        self._rooms = rooms
-        self._ground = ground
-        self._running = running
-        self._host = host
-        self._client = ground.fleet.client(host)
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._rooms = subject.rooms
+        self._running = subject.running
+        self._host = subject.host
+        self._client = subject.client
 
     async def run(self) -> HostOutcome:
         """Let the host back.
@@ -36,15 +33,16 @@ class HostRelease:
             HostError: the host can't be reached, refuses, or keeps something in force.
             FirelineError: the controller itself failed.
         """
-        command, withdrawn = await self._intend()
-        timeout_s = self._rooms.settings.fanout.command_deadline_s
+        command, standing = await self._intend()
+        withdrawn = [one for one in standing if one.phase is Phase.PENDING]
+        timeout_s = self._subject.command_s
         try:
             back = await self._client.release(command, "", timeout_s=timeout_s)
             left = await self._client.isolation_status(timeout_s=timeout_s)
         except Unreachable as error:
             also = "; the order that waited for it is withdrawn" if withdrawn else ""
-            message = f"{error}: it stays as it is until it is released again{also}"
-            raise Unreachable(message, reason=error.reason, retry_helps=True) from None
+            stays = "; it may stay cut off until it is released again" if len(standing) > len(withdrawn) else ""
+            raise Unreachable(f"{error}{stays}{also}", reason=error.reason, retry_helps=True) from None
         ours = [state for state in left.isolations if state.phase != "none" and state.order_id in back.order_ids]
         if ours:
             kept = ", ".join(state.scope for state in ours)
@@ -55,26 +53,30 @@ class HostRelease:
         return await self._seen_again(released, back, withdrawn)
 
     async def _intend(self) -> tuple[Command, tuple[Isolation, ...]]:
-        """Put it on record with a fence token of its own: older orders that come late are refused by the host."""
+        """Put it on record with a fence token of its own: older orders that come late are refused by the host.
+
+        Returns:
+            The command, and what stood on record until now; what waited of that is withdrawn.
+        """
         operation, now = self._running.operation, self._rooms.now()
 
         def record(tx: Transaction) -> tuple[int, tuple[Isolation, ...]]:
             require_enrolled(tx, self._host)
             fence = tx.next_fence_token()
-            waiting = tx.isolations({Phase.PENDING}, self._host.name)
-            for one in waiting:
+            standing = tx.isolations(STANDING, self._host.name)
+            for one in (one for one in standing if one.phase is Phase.PENDING):
                 ended = replace(one, phase=Phase.WITHDRAWN, ended_at=now)
                 tx.put_isolation(ended)
                 tx.append(
                     entries.ended(ended, now, f"the waiting order is withdrawn by {operation.operator}'s release")
                 )
             tx.append(entries.releasing(self._host.name, operation, now, fence))
-            return fence, waiting
+            return fence, standing
 
-        fence, withdrawn = await self._rooms.store.run(record)
+        fence, standing = await self._rooms.store.run(record)
         self._running.tell(Progress(self._host.name, "releasing"))
         request_id = f"{operation.id}-release"
-        return replace(self._running.command, request_id=request_id, fence_token=fence), withdrawn
+        return replace(self._running.command, request_id=request_id, fence_token=fence), standing
 
     async def _ended(self, command: Command, back: Released) -> tuple[Isolation, ...]:
         """End on record what was ordered before; an isolation that was ordered since is another's."""
@@ -101,10 +103,7 @@ class HostRelease:
         if withdrawn:
             said.append("the order that waited for it is withdrawn")
         if places:
-            candidates = judging.candidates(
-                self._host.name, self._ground.hosts, spared=self._ground.spared, open_addresses=()
-            )
-            witnesses = Witnesses(self._ground.fleet, candidates, self._rooms.settings.isolation)
+            witnesses = self._subject.witnesses(set())
             verdict = judging.restored(places, await witnesses.at(places))
             said.append(verdict.sentence)
         now, operation = self._rooms.now(), self._running.operation

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from fireline_controller.engine import entries
+from fireline_controller.isolation import Phase
 from fireline_controller.model import Evidence, HostOutcome, Operation, Outcome
 from fireline_controller.store import Transaction
 
@@ -38,12 +39,29 @@ def settle(tx: Transaction, operation_id: str, now: datetime) -> bool:
 
 
 def _left(tx: Transaction, operation: Operation, family: set[str], host: str) -> HostOutcome:
-    """How far a host had come when the process ended: what is sealed is sealed."""
+    """How far a host had come when the process ended: what is sealed is sealed, what stands stands."""
+    if operation.kind in ("isolate", "release"):
+        return _cut_off(tx, operation, host)
     for evidence in tx.evidence_list(host=host):
         if evidence.operation_id in family and _counts(evidence, operation):
             return _sealed(evidence, operation)
     again = f"; take it up again: --retry-of {operation.id}" if operation.kind == "capture" else ""
     detail = f"the controller was stopped before this host ended{again}"
+    return HostOutcome(host, Outcome.UNREACHABLE, detail, "controller_stopped")
+
+
+def _cut_off(tx: Transaction, operation: Operation, host: str) -> HostOutcome:
+    for isolation in tx.isolations(set(Phase), host):
+        if operation.kind == "isolate" and isolation.operation_id == operation.id:
+            if isolation.phase is Phase.COMMITTED:
+                return HostOutcome(host, Outcome.OK, f"isolated before the controller was stopped: {isolation.proof}")
+            if isolation.phase is Phase.ARMING:
+                detail = (
+                    "the controller was stopped in the middle: unless it was committed, its kernel lets the host back"
+                    f" within {isolation.lease_s} s; see `fireline isolation status`"
+                )
+                return HostOutcome(host, Outcome.UNREACHABLE, detail, "controller_stopped")
+    detail = f"the controller was stopped before this host ended; again: --retry-of {operation.id}"
     return HostOutcome(host, Outcome.UNREACHABLE, detail, "controller_stopped")
 
 

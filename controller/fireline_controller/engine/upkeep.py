@@ -5,14 +5,15 @@ The controller drives all of it over its own connections: an agent never dials o
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from fireline_controller import pki
 from fireline_controller.config import Settings
 from fireline_controller.engine.operations import new_operation_id
-from fireline_controller.hosts import Command, Fleet
+from fireline_controller.hosts import Command, Fleet, HostEvent
 from fireline_controller.model import Certificate, Entry, FirelineError, Host, HostError, PolicyError
 from fireline_controller.store import Store, Transaction
 
@@ -22,10 +23,17 @@ _TIMEOUT_S = 10.0
 _WATCH_PAUSE_S = 2.0
 # An agent starts after its host has joined: one that was never heard of is lost only after this time.
 _FIRST_WORD = timedelta(minutes=1)
+_LINES_A_MINUTE = 20
+# Events that go into the journal, and as what.
+_JOURNALED = {
+    "isolation_changed": "isolation.changed",
+    "isolation_drift": "isolation.drift",
+    "isolation_broken": "isolation.broken",
+}
 
 
 class Upkeep:
-    """Renewal, deny-list and watch over the fleet."""
+    """Renewal, deny-list and watch over the fleet. `on_seen` is told a host each time that its watch begins."""
 
     def __init__(
         self,
@@ -34,12 +42,15 @@ class Upkeep:
         authority: Callable[[], pki.Authority],
         settings: Settings,
         now: Callable[[], datetime],
+        *,
+        on_seen: Callable[[Host], Awaitable[None]],
     ) -> None:
         self._store = store
         self._fleet = fleet
         self._authority = authority
         self._settings = settings
         self._now = now
+        self._on_seen = on_seen
 
     async def renew_due(self) -> Sequence[str]:
         """Renew every certificate that is due; a host that can't be reached, or refuses, is tried again next time.
@@ -99,6 +110,7 @@ class Upkeep:
     async def watch(self, host: Host) -> None:
         """Hold a stream to the host while it is in the fleet, and journal when it is lost and when it is back."""
         is_lost, is_known = False, False
+        told = _Told()
         while await self._store.read(lambda tx: _is_enrolled(tx, host)):
             reason, is_new = "it ended the stream", True
             try:
@@ -107,6 +119,7 @@ class Upkeep:
                         await self._greet(host, was_lost=is_lost)
                         is_new, is_known, is_lost = False, True, False
                     log.info("%s: %s %s", host.name, event.kind, event.detail)
+                    await self._heard(host, event, told)
             except FirelineError as error:
                 reason = str(error)
             if not is_lost and (is_known or self._now() - host.enrolled_at > _FIRST_WORD):
@@ -119,6 +132,16 @@ class Upkeep:
         if was_lost:
             await self._note(host, "host.back", f"{host.name} answers again")
         await self.push_deny_list([host])
+        await self._on_seen(host)
+
+    async def _heard(self, host: Host, event: HostEvent, told: "_Told") -> None:
+        """Put on record what a host says of its isolation; a host that says too much at once is not believed more."""
+        kind = _JOURNALED.get(event.kind)
+        if kind is None or not told.may_tell(self._now()):
+            return
+        await self._note(host, kind, f"{host.name} says: {event.detail or event.kind}")
+        if kind == "isolation.broken":
+            await self._on_seen(host)
 
     async def _note(self, host: Host, kind: str, summary: str) -> None:
         now = self._now()
@@ -141,6 +164,20 @@ class Upkeep:
             deadline=now + timedelta(seconds=_TIMEOUT_S),
             fence_token=fence,
         )
+
+
+class _Told:
+    """How much of what a host tells goes on record: so many lines a minute, so that a hostile one can't flood it."""
+
+    def __init__(self) -> None:
+        self._lines: deque[datetime] = deque(maxlen=_LINES_A_MINUTE)
+
+    def may_tell(self, now: datetime) -> bool:
+        """Whether one more line is within bounds; then it is counted."""
+        if len(self._lines) == _LINES_A_MINUTE and now - self._lines[0] < timedelta(minutes=1):
+            return False
+        self._lines.append(now)
+        return True
 
 
 def _is_due(tx: Transaction, host: Host, now: datetime) -> bool:

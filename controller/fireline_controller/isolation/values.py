@@ -75,6 +75,7 @@ class Isolation:
     fence_token: int
     force: str
     unproved: str
+    without_evidence: bool
     ordered_at: datetime
     places: tuple[tuple[str, int], ...] = ()
     proof: str = ""

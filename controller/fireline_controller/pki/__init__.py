@@ -1,8 +1,8 @@
 """The incident authority: a folder of keys and certificates, and what it signs. Short-lived, ECDSA P-256 throughout.
 
 The folder holds, for each of ca, controller, operator and journal, `NAME.key` and `NAME.pem` (leaf first, then the
-authority). Leaves to others: who may have a certificate (enrollment), when a host's is renewed (engine), and which
-are revoked (store).
+authority), and in `operators` those of further operators. Leaves to others: who may have a certificate (enrollment,
+engine), when a host's or a further operator's is renewed (engine), and which are revoked (store).
 """
 
 from collections.abc import Mapping

@@ -8,6 +8,7 @@ from fireline_controller.policy.rules import ACTIONS, parse
 from fireline_controller.policy.values import (
     Allowed,
     Approval,
+    Circumstances,
     Demand,
     Needs,
     Proposal,
@@ -22,6 +23,7 @@ __all__ = [
     "ACTIONS",
     "Allowed",
     "Approval",
+    "Circumstances",
     "Demand",
     "Needs",
     "Proposal",

@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from fireline_controller import targets
-from fireline_controller.model import Host
 from fireline_controller.policy.values import (
     Allowed,
     Approval,
+    Circumstances,
     Demand,
     Needs,
     Proposal,
@@ -18,50 +18,59 @@ from fireline_controller.policy.values import (
 )
 
 
-def binding(rules: Iterable[Rule], proposal: Proposal, hosts: Sequence[Host]) -> tuple[Rule, ...]:
-    """The rules that bind a command on these hosts; one that addresses no host is bound whatever the number."""
-    return tuple(
-        rule
-        for rule in rules
-        if proposal.action in rule.actions
-        and (not proposal.target.hosts or len(targets.selected(rule.target, hosts)) > rule.above)
-    )
+def binding(rules: Iterable[Rule], proposal: Proposal, around: Circumstances) -> tuple[Rule, ...]:
+    """The rules that bind a command; one that addresses no host is bound whatever the number."""
+    return tuple(rule for rule in rules if _binds(rule, proposal, around))
 
 
-def decide(
-    rules: Iterable[Rule],
-    proposal: Proposal,
-    *,
-    hosts: Sequence[Host],
-    operators: Collection[str],
-    approval: Approval | None,
-    now: datetime,
-) -> Verdict:
+def _binds(rule: Rule, proposal: Proposal, around: Circumstances) -> bool:
+    if proposal.action not in rule.actions:
+        return False
+    if not proposal.target.hosts:
+        return True
+    counted = _counted(rule, proposal, around)
+    return not counted.isdisjoint(proposal.target.hosts) and len(counted) > rule.above
+
+
+def _counted(rule: Rule, proposal: Proposal, around: Circumstances) -> frozenset[str]:
+    """The hosts that a rule counts: the command's that it selects, and those that the requester addressed before."""
+    earlier = {name for name, at in around.alone.items() if around.now - at < rule.within}
+    return targets.selected(rule.target, around.hosts) & earlier.union(proposal.target.hosts)
+
+
+def decide(rules: Sequence[Rule], proposal: Proposal, around: Circumstances, *, approval: Approval | None) -> Verdict:
     """Whether a command may be done now. Every rule that binds it must be satisfied.
 
     Args:
         rules: as they are now, not as they were when approval was asked.
         proposal: the command.
-        hosts: those of its target, with the labels that they have now.
-        operators: who is an operator now; nobody else's word counts.
+        around: what else it depends on.
         approval: the newest request for it, if there is one.
-        now: requests expire.
     """
-    bound = binding(rules, proposal, hosts)
+    bound = binding(rules, proposal, around)
     if not bound:
         return Allowed()
     may_break = all(rule.break_glass for rule in bound)
     demands = tuple(dict.fromkeys(Demand(rule.approvals, rule.operators) for rule in bound))
-    others = frozenset(operators) - {proposal.requester}
+    others = around.operators - {proposal.requester}
     if why := _out_of_reach(demands, others):
         return Refused(why, may_break)
-    if approval is not None and _is_of(approval, proposal, now):
+    if approval is not None and _is_of(approval, proposal, around.now):
         if why := _denial(approval, demands, others):
             return Refused(why, may_break)
         approved = frozenset(vote.by for vote in approval.votes if vote.approves)
         if all(len(approved & _voices(demand, others)) >= demand.approvals for demand in demands):
             return Allowed(tuple(sorted(approved & frozenset().union(*(_voices(d, others) for d in demands)))))
-    return Needs(demands, min(rule.expires for rule in bound), may_break)
+    return Needs(demands, min(rule.expires for rule in bound), may_break, _earlier(bound, proposal, around))
+
+
+def _earlier(bound: Iterable[Rule], proposal: Proposal, around: Circumstances) -> tuple[str, ...]:
+    found: set[str] = set()
+    for rule in bound:
+        counted, own = _counted(rule, proposal, around), frozenset(proposal.target.hosts)
+        if len(counted & own) <= rule.above:
+            found |= counted - own
+    return tuple(sorted(found))
 
 
 def objection(approval: Approval, by: str, *, operators: Collection[str], now: datetime) -> str:

@@ -14,8 +14,9 @@ from fireline_controller.model import ConfigError, TargetError
 from fireline_controller.policy.values import Rule
 from fireline_wire.identity import is_name
 
-# What a rule can bind. `operator`: adding and removing operators, without which two persons are easily one.
-ACTIONS: Final = ("isolate", "release", "remediate", "failover", "operator")
+# What a rule can bind. `operator` and `fleet` guard the rules themselves: who could add operators alone would be two
+# persons, and who could change labels alone would choose which rules bind.
+ACTIONS: Final = ("isolate", "release", "remediate", "failover", "operator", "fleet")
 
 _DURATION: Final = re.compile(r"(\d{1,6})([smh])\Z")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours"}
@@ -27,6 +28,7 @@ class _Rule(BaseModel):
     actions: list[str] = Field(min_length=1)
     target: str = "all"
     above: int = Field(0, ge=0)
+    within: str = "1h"
     approvals: int = Field(1, ge=1)
     operators: list[str] = Field(default_factory=list)
     expires: str = "15m"
@@ -57,11 +59,18 @@ class _Rule(BaseModel):
                 raise ValueError(f"{name!r} is not a name")
         return operators
 
+    @field_validator("expires", "within")
+    @classmethod
+    def _is_duration(cls, text: str) -> str:
+        if _duration(text) is None:
+            raise ValueError("wanted a number and s, m or h, such as 15m")
+        return text
+
     @field_validator("expires")
     @classmethod
     def _lasts(cls, text: str) -> str:
         if not _duration(text):
-            raise ValueError("wanted a number and s, m or h, such as 15m")
+            raise ValueError("no request could be approved in that time: wanted more, such as 15m")
         return text
 
     @model_validator(mode="after")
@@ -97,19 +106,19 @@ def parse(text: str, *, file: str) -> tuple[Rule, ...]:
             actions=tuple(rule.actions),
             target=rule.target,
             above=rule.above,
+            within=_duration(rule.within) or timedelta(),
             approvals=rule.approvals,
             operators=tuple(sorted(set(rule.operators))),
-            expires=_duration(rule.expires),
+            expires=_duration(rule.expires) or timedelta(),
             break_glass=rule.break_glass,
         )
         for rule in read.rules
     )
 
 
-def _duration(text: str) -> timedelta:
-    """Zero for what is none."""
+def _duration(text: str) -> timedelta | None:
     found = _DURATION.match(text)
-    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else timedelta()
+    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
 
 
 def _explain(error: ValidationError, file: str) -> str:

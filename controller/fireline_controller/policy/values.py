@@ -1,25 +1,29 @@
 """Rules, what is proposed, what was approved, and the verdict."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import rfc8785
 
-from fireline_controller.model import Target
+from fireline_controller.model import Host, Target
 
 
 @dataclass(frozen=True)
 class Rule:
     """Who must agree to what. It binds a command of these actions on more than `above` hosts that `target` selects."""
 
+    # What it binds: isolate, release, remediate, failover, operator (adding and removing them), fleet (changing labels
+    # and removing hosts).
     actions: tuple[str, ...]
     # A label selector, or `all`.
     target: str = "all"
-    # So many of the selected hosts one operator may address alone.
+    # So many of the selected hosts one operator may address alone, within the time below.
     above: int = 0
+    # Hosts that the operator addressed alone in this time before, by the same action, are counted too; "0s": not.
+    within: timedelta = timedelta(hours=1)
     # How many other operators must approve.
     approvals: int = 1
     # Whose approval counts; nobody named: everybody's.
@@ -60,6 +64,20 @@ class Proposal:
             "parameters": dict(self.parameters),
         }
         return hashlib.sha256(rfc8785.dumps(bound)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a decision depends on besides the rules and the command.
+
+    `hosts` is the fleet with the labels that it has now, `operators` are those of now. `alone` are the hosts that the
+    requester addressed by the same action without approval, and when last.
+    """
+
+    now: datetime
+    hosts: Sequence[Host]
+    operators: frozenset[str]
+    alone: Mapping[str, datetime]
 
 
 @dataclass(frozen=True)
@@ -111,11 +129,15 @@ class Allowed:
 
 @dataclass(frozen=True)
 class Needs:
-    """It may be done once all of these demands are met, within `expires` of the asking."""
+    """It may be done once all of these demands are met, within `expires` of the asking.
+
+    `earlier`: hosts that are not the command's, without which no rule would bind it.
+    """
 
     demands: tuple[Demand, ...]
     expires: timedelta
     break_glass: bool
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,18 @@ class AgreementVerbs(Verbs):
         query = select(table).order_by(table.c.asked_at.desc(), table.c.id.desc()).limit(limit)
         return tuple(_approval_of(row) for row in self._connection.execute(query))
 
+    def addressed_alone(self, kind: str, operator: str, since: datetime) -> dict[str, datetime]:
+        """The hosts of operations of this kind that an operator started after this time without approval, and when."""
+        table = schema.operations
+        approved = select(schema.approvals.c.used_by)
+        query = (
+            select(table.c.target_hosts, table.c.started_at)
+            .where(table.c.kind == kind, table.c.operator == operator, table.c.started_at > since)
+            .where(table.c.id.not_in(approved))
+            .order_by(table.c.started_at)
+        )
+        return {name: row.started_at for row in self._connection.execute(query) for name in row.target_hosts}
+
     def spend_approval(self, approval_id: str, used_by: str, now: datetime) -> Approval | None:
         """Spend a request: of any number of commands at once, one gets it. None: it has ended, or its time is over."""
         approval = self.approval(approval_id)

@@ -90,6 +90,7 @@ isolations = Table(
     Column("fence_token", Number, nullable=False),
     Column("force", Words, nullable=False),
     Column("unproved", Words, nullable=False),
+    Column("without_evidence", Boolean, nullable=False),
     Column("ordered_at", Instant, nullable=False),
     Column("places", Json, nullable=False),
     Column("proof", Words, nullable=False),

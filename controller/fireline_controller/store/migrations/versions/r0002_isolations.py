@@ -1,7 +1,7 @@
 """Isolations: what was ordered for which host, and how far it has come."""
 
 from alembic import op
-from sqlalchemy import BigInteger, Column, Integer, Text
+from sqlalchemy import BigInteger, Boolean, Column, Integer, Text
 
 revision = "0002"
 down_revision = "0001"
@@ -28,6 +28,7 @@ def upgrade() -> None:
         Column("fence_token", _number, nullable=False),
         Column("force", Text, nullable=False),
         Column("unproved", Text, nullable=False),
+        Column("without_evidence", Boolean, nullable=False),
         Column("ordered_at", Text, nullable=False),
         Column("places", Text, nullable=False),
         Column("proof", Text, nullable=False),

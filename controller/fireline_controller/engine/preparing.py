@@ -1,0 +1,99 @@
+"""Before a host is cut off: what that would do there, what is seen of it from outside, and its state sealed (I3)."""
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from fireline_controller.engine import isolation_entries as entries
+from fireline_controller.engine.grounds import Subject, own_host, require_enrolled, withdraw_waiting
+from fireline_controller.engine.looking import Views, Witnesses
+from fireline_controller.hosts import IsolationPlan
+from fireline_controller.isolation import Isolation, Phase
+from fireline_controller.model import Denied, HostError, HostOutcome, Outcome, Unreachable
+from fireline_controller.store import Transaction
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A host that can be cut off. `draft` is the order without its fence token.
+
+    `captured`: the outcome of the capture; of nothing, where none was wanted. `captured_ms` is from the command.
+    """
+
+    draft: Isolation
+    plan: IsolationPlan
+    witnesses: Witnesses
+    before: Views
+    captured: HostOutcome
+    captured_ms: int = 0
+
+
+async def prepare(subject: Subject) -> Prepared:
+    """Plan, look and capture. Nothing on the host is changed.
+
+    Raises:
+        HostError: the host can't be isolated, or its evidence not sealed. An order for a host that can't be reached is
+            kept where that was asked for, and the message says so.
+        FirelineError: the controller itself failed.
+    """
+    draft = await subject.ground.orders.draft(
+        subject.host, subject.wish, now=subject.rooms.now(), of=subject.running.operation
+    )
+    try:
+        plan = await _plan(subject, draft)
+        return await _prepared(subject, draft, plan)
+    except Unreachable as error:
+        if subject.wish.hold_s and not subject.ground.waiting:
+            raise await _held(subject, draft, error) from None
+        raise
+
+
+async def _plan(subject: Subject, draft: Isolation) -> IsolationPlan:
+    subject.tell("planning")
+    order = subject.ground.orders.sign(draft, draft.ordered_at)
+    plan = await subject.client.plan_isolation(order, timeout_s=subject.command_s)
+    if plan.refusal:
+        raise subject.failed(f"can't be isolated: {plan.refusal}", "unsupported")
+    if why := own_host(plan):
+        raise Denied(f"{subject.host.name}: {why}: it is never isolated", reason="lockout")
+    return plan
+
+
+async def _prepared(subject: Subject, draft: Isolation, plan: IsolationPlan) -> Prepared:
+    witnesses = subject.witnesses({*draft.controllers, *(opening.address for opening in subject.wish.allowances)})
+    looking = asyncio.ensure_future(witnesses.before(plan.addresses, plan.ports, plan.agent_port))
+    try:
+        if subject.wish.now:
+            nothing = HostOutcome(subject.host.name, Outcome.OK)
+            return Prepared(draft, plan, witnesses, await looking, nothing)
+        captured = await _evidence(subject)
+        captured_ms = subject.running.elapsed_ms()
+        return Prepared(draft, plan, witnesses, await looking, captured, captured_ms)
+    finally:
+        looking.cancel()
+
+
+async def _evidence(subject: Subject) -> HostOutcome:
+    try:
+        return await subject.capture(subject.ground.volatile)
+    except Unreachable:
+        raise
+    except HostError as error:
+        message = f"{error}: not isolated, for nothing is sealed; to isolate without evidence: --now"
+        raise type(error)(message, reason=error.reason, retry_helps=error.retry_helps) from None
+
+
+async def _held(subject: Subject, draft: Isolation, error: Unreachable) -> Unreachable:
+    now = subject.rooms.now()
+    until = now + timedelta(seconds=subject.wish.hold_s)
+    order = replace(draft, phase=Phase.PENDING, not_after=until)
+
+    def record(tx: Transaction) -> None:
+        require_enrolled(tx, subject.host)
+        withdraw_waiting(tx, order, f"replaced by {order.order_id}")
+        tx.put_isolation(order)
+        tx.append(entries.held(order, now, str(error)))
+
+    await subject.record(record)
+    kept = f"the order is kept until {until:%Y-%m-%d %H:%M:%S} UTC, and carried out by the daemon once the host is seen"
+    return Unreachable(f"{error}; {kept}", reason=error.reason, retry_helps=True)
