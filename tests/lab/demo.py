@@ -1,7 +1,8 @@
-"""The main job on this machine, end to end: what an operator does in the first two minutes of an incident.
+"""The main job on this machine, end to end: what an operator does in the first minutes of an incident.
 
 Three real hosts, three real agents, things planted that an intruder and an outage leave, one command that captures
-all of it, and the proof that it can't be altered unseen. Leaves nothing behind.
+all of it, the proof that it can't be altered unseen, and the intruder's host cut off and let back. Leaves nothing
+behind.
 """
 
 import shutil
@@ -13,14 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.fleet import BIN, Fleet
-from tests.lab import NETNS, Host, Unsupported, default_backend, engine
+from tests.lab import NETNS, Host, Unsupported, default_backend, demo_isolation, engine
 from tests.lab.plants import Plant, crash_loop, deleted_executable, foreign_listener
 
 HOSTS = ("db1", "web1", "web2")
 
 
 def main() -> int:
-    """Run the demo; 0 when everything planted was found and the flipped bit was caught."""
+    """Run the demo; 0 when all that was planted was found, the flipped bit caught, and the host dark and back."""
     began = time.monotonic()
     has_engine = default_backend() == NETNS and not engine.lacks()
     say(f"starting three hosts ({'namespaces' if default_backend() == NETNS else 'loopback'}) and their agents")
@@ -32,10 +33,12 @@ def main() -> int:
         incident = open_incident(fleet)
         missed = [p for p in planted if not found(fleet, incident, p)]
         caught = prove(fleet, incident, Path(elsewhere))
+        contained = contain(fleet, incident)
+        show(fleet, "journal", "verify")
     say(f"done in {time.monotonic() - began:.0f} s; hosts, agents and files are gone")
     for p in missed:
         say(f"NOT FOUND: {p.name} on {p.host} ({p.finding})")
-    return 0 if caught and not missed else 1
+    return 0 if caught and contained and not missed else 1
 
 
 def plant(fleet: Fleet, *, has_engine: bool) -> list[Plant]:
@@ -83,8 +86,15 @@ def prove(fleet: Fleet, incident: str, elsewhere: Path) -> bool:
     altered.write_bytes(content)
     say(f"one bit of {len(content)} bytes is flipped in a copy:")
     caught = not verify(altered, ca)
-    show(fleet, "journal", "verify")
     return verified and caught
+
+
+def contain(fleet: Fleet, incident: str) -> bool:
+    """Cut the intruder's host off, where hosts have a network of their own."""
+    if default_backend() != NETNS:
+        say("hosts on loopback share one network: cutting one off is left out")
+        return True
+    return demo_isolation.cut_off(fleet, "web1", incident, show=show, say=say)
 
 
 def verify(file: Path, ca: Path) -> bool:
