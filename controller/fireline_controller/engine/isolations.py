@@ -50,6 +50,15 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What isolating would do on each host, by name; which groups it would hurt; which approval it would need."""
+
+    hosts: tuple[Planned, ...]
+    hurts: tuple[str, ...]
+    approval: str
+
+
+@dataclass(frozen=True)
 class HostIsolations:
     """What is in force on one host: by its kernel, for the outcome ok, and by the record."""
 
@@ -132,8 +141,8 @@ class Isolations:
         async for news in self._operations.run("release", whole, work, commands_only=False, ask=ask):
             yield news
 
-    async def plan(self, spec: TargetSpec, how: IsolationWish) -> tuple[Sequence[Planned], Sequence[str]]:
-        """What isolating would do on each host, by name, and which groups it would hurt. Changes nothing.
+    async def plan(self, spec: TargetSpec, how: IsolationWish, *, operator: str) -> Plan:
+        """What isolating would do. Changes nothing.
 
         Raises:
             FirelineError: the target does not parse or matches nothing.
@@ -141,7 +150,8 @@ class Isolations:
         target, hosts = await self._operations.resolve(spec)
         ground = await self._ground(target, frozenset())
         planned = await asyncio.gather(*(self._planned(ground, host, how) for host in hosts))
-        return sorted(planned, key=lambda p: p.host), await self._hurt(target, how)
+        approval = await self._approvals.outlook("isolate", target, how.parameters(), operator)
+        return Plan(tuple(sorted(planned, key=lambda p: p.host)), tuple(await self._hurt(target, how)), approval)
 
     async def status(self, spec: TargetSpec) -> Sequence[HostIsolations]:
         """What is in force on these hosts, or on all, by name: asked of each host's kernel.
