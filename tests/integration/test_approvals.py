@@ -230,6 +230,19 @@ async def test_of_two_commands_at_once_one_spends_the_approval(two: Desk) -> Non
     assert len(await two.operations()) == 1
 
 
+async def test_a_plan_says_which_approval_it_would_need(two: Desk) -> None:
+    """And asks nobody."""
+    spec, how = BOTH.target, IsolationWish(now=True)
+
+    plan = await two.engine.isolations.plan(spec, how, operator="alice")
+    one = await two.engine.isolations.plan(TargetSpec(("db1",)), how, operator="alice")
+
+    assert (plan.approval, one.approval) == ("needs 1 approval by any other operator", "")
+    assert await two.engine.approvals.newest(1) == ()
+    await decided(two, await asked(two), "bob")
+    assert (await two.engine.isolations.plan(spec, how, operator="alice")).approval == ""
+
+
 async def test_small_commands_add_up(two: Desk) -> None:
     """One host alone, and then one more: together they are more than the rule lets one operator do."""
     await isolated(two, replace(BOTH, target=TargetSpec(("db1",))))

@@ -111,6 +111,26 @@ class Approvals:
             tx.append(permits.entry(approval, "asked", wish.operator, now, words, reason=wish.reason))
         return PolicyError(permits.request(approval, verdict), reason="approval_required")
 
+    async def outlook(self, action: str, target: Target, parameters: Mapping[str, Any], operator: str) -> str:
+        """What `require` would want of others now, in words; empty for nothing. Asks nobody.
+
+        Raises:
+            ConfigError: the policy is wrong.
+        """
+        rules = [rule for rule in await self.rules() if action in rule.actions]
+        if not rules:
+            return ""
+        proposal, now = Proposal(action, target, parameters, operator), self._now()
+
+        def judge(tx: Transaction) -> policy.Verdict:
+            approval = tx.newest_approval(proposal.digest, operator)
+            return policy.decide(rules, proposal, self._around(tx, rules, proposal, now), approval=approval)
+
+        verdict = await self._store.read(judge)
+        if isinstance(verdict, policy.Needs):
+            return f"needs {policy.in_words(verdict.demands)}"
+        return f"refused: {verdict.why}" if isinstance(verdict, policy.Refused) else ""
+
     def _around(
         self, tx: Transaction, rules: Sequence[policy.Rule], proposal: Proposal, now: datetime
     ) -> policy.Circumstances:
