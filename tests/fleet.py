@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +33,7 @@ class Fleet:
         engine: give each host a Docker Engine.
         daemon: run `fireline serve`; without it commands embed the controller (hosts join at a passing daemon).
         labels: of hosts, by name.
-        settings: the text of `fireline.toml` beside what is needed here.
+        settings: the text of `fireline.toml` beside what is needed here, or how it follows from the lab.
         agent_settings: more lines for every `agent.toml`.
         listen: where every agent listens; at its host's own IPv4 address when left out.
         disk_bytes: the size of each host's disk.
@@ -46,7 +46,7 @@ class Fleet:
         engine: bool = False,
         daemon: bool = True,
         labels: dict[str, str] | None = None,
-        settings: str = "",
+        settings: str | Callable[[Lab], str] = "",
         agent_settings: str = "",
         listen: str = "",
         backend: str = "",
@@ -68,7 +68,8 @@ class Fleet:
             self.state = Path(tempfile.mkdtemp(prefix=f"fireline-fleet-{self.lab.tag}-")) / "state"
             self.state.mkdir(mode=0o700)
             listen = f'[listen]\nenrollment = "{self.lab.controller_address}:{ENROLLMENT_PORT}"\n'
-            (self.state / "fireline.toml").write_text(listen + self._settings)
+            settings = self._settings if isinstance(self._settings, str) else self._settings(self.lab)
+            (self.state / "fireline.toml").write_text(listen + settings)
             self.fireline("init", "--operator", "tester")
             self.start_daemon()
             for host in self.lab:

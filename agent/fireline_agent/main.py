@@ -197,7 +197,14 @@ def _guardian(config: Config) -> "Guardian":
     from fireline_agent.isolation.guardian import open_guardian
 
     port = int(config.listen.rpartition(":")[2])
-    return open_guardian(state=config.state, keys=config.keys, port=port, tell=lambda _: None, is_agent=False)
+    return open_guardian(
+        state=config.state,
+        keys=config.keys,
+        docker_socket=config.docker_socket,
+        port=port,
+        tell=lambda _: None,
+        is_agent=False,
+    )
 
 
 def _run(config: Config, collectors: Mapping[str, str] | None) -> int:

@@ -11,12 +11,12 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import footprint, gigabyte, lost, real, record
+from tests.bench import footprint, gigabyte, isolating, lost, real, record
 from tests.bench.grounds import Grounds, dies_with_us, laid, stand_ins
 from tests.bench.report import Figure, Ratio, Report, table
 
@@ -220,6 +220,34 @@ def journal(plan: Plan) -> Report:
     return Report("the journal on SQLite", tuple(figures.values()), (ratio,))
 
 
+def isolation(plan: Plan) -> Report:
+    """From the command line to proved dark, for one host and for many, beside a bare `nft -f` of the same text."""
+    names = [f"h{n}" for n in range(1, plan.real_agents + 1)]
+    with isolating.fleet(plan.real_agents) as made:
+        bare = [us for _ in range(plan.repetitions) for us in isolating.bare_us(made, names[0])]
+        one = [run for _ in range(plan.repetitions) for run in isolating.isolated(made, names[:1])]
+        many = [run for _ in range(plan.repetitions) for run in isolating.isolated(made, names)]
+    applied = Figure.of("the agent's part of arming, one host", "ms", [run.applied_us / 1e3 for run in one])
+    alone = Figure.of("nft -f of the same text", "ms", [us / 1e3 for us in bare])
+    figures = (*_dark("1 host", one), *_dark(f"{len(names)} hosts", many), applied, alone)
+    slowest_s = max(run.proved_ms for run in many) / 1e3
+    ratios = (
+        Ratio("the agent's part of arming / nft -f", applied.median / alone.median, 3),
+        Ratio(f"seconds until the last of {len(names)} is proved dark", slowest_s),
+    )
+    return Report(f"isolation, proved by {isolating.WITNESSES} witnesses", figures, ratios)
+
+
+def _dark(what: str, runs: Sequence[isolating.Isolated]) -> Iterator[Figure]:
+    proved = sorted(run.proved_ms for run in runs)
+    yield Figure.of(f"{what}, command to proved dark, p50", "ms", proved)
+    yield Figure.of(f"{what}, command to proved dark, p99", "ms", [proved[-1 - len(proved) // 100]])
+    yield Figure.of(f"{what}, command to rules in force", "ms", [run.armed_ms for run in runs])
+    yield Figure.of(f"{what}, command to committed", "ms", [run.committed_ms for run in runs])
+    for phase in runs[0].shares:
+        yield Figure.of(f"{what}, share of {phase}", "%", [run.shares[phase] for run in runs])
+
+
 # Product, floor, and the share of the floor's speed that is the goal.
 _TRANSFERS = (("fetch_bare", "socket_bare", 0.8), ("fetch_kept", "socket_kept", 1.0))
 BENCHES: dict[str, Callable[[Plan], Report]] = {
@@ -232,6 +260,7 @@ BENCHES: dict[str, Callable[[Plan], Report]] = {
     "notice": notice,
     "gigabyte": large,
     "journal": journal,
+    "isolation": isolation,
 }
 
 
@@ -283,7 +312,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--deadline", type=float, default=2.0, help="seconds, for mute agents")
     parser.add_argument("--mebibytes", type=int, default=256, help="of each transfer")
     parser.add_argument("--rest", type=float, default=30, help="seconds that the agent is watched at rest")
-    parser.add_argument("--real-agents", type=int, default=20, help="of `agents`")
+    parser.add_argument("--real-agents", type=int, default=20, help="of `agents` and `isolation`")
     parser.add_argument("--processes", type=int, default=500, help="that sleep on the host of `volatile`")
     parser.add_argument("--large", type=int, default=1024, help="MiB of evidence that pass in `gigabyte`")
     parser.add_argument("--json", type=Path, help="write everything there")

@@ -6,18 +6,21 @@ import pytest
 
 from tests.fleet import Fleet
 from tests.integration.conftest import need
-from tests.isolation.ordering import Ordering
 from tests.isolation.world import World
-from tests.lab import NETNS, default_backend, engine
+from tests.lab import NETNS, Lab, default_backend, engine
 
 
 @pytest.fixture(scope="package")
 def isolated_fleet() -> Iterator[Fleet]:
-    """Two hosts: the one to be isolated, and a witness."""
+    """A daemon and two hosts, the one to be isolated and a witness; agents and controller on IPv4 and IPv6."""
     need(default_backend() == NETNS, "namespaces need root, iproute2 and nftables")
     need(not engine.lacks(), f"an engine needs {', '.join(engine.lacks())}")
-    with Fleet(["web1", "web2"], engine=True, listen="[::]:7700") as made:
+    with Fleet(["web1", "web2"], engine=True, listen="[::]:7700", settings=_both_families) as made:
         yield made
+
+
+def _both_families(lab: Lab) -> str:
+    return f'[isolation]\ncontrollers = ["{lab.controller.address6}"]\n'
 
 
 @pytest.fixture(scope="package")
@@ -28,14 +31,8 @@ def around(isolated_fleet: Fleet) -> Iterator[World]:
 
 
 @pytest.fixture
-def world(around: World, ordering: Ordering) -> Iterator[World]:
+def world(around: World, isolated_fleet: Fleet) -> Iterator[World]:
     """The same with fresh sessions; whatever a test isolates is let back."""
     around.connect()
     yield around
-    ordering.release()
-
-
-@pytest.fixture(scope="package")
-def ordering(isolated_fleet: Fleet) -> Ordering:
-    """Orders to web1's agent."""
-    return Ordering.of(isolated_fleet, isolated_fleet.lab["web1"])
+    isolated_fleet.fireline("release", "-t", "web1", "--reason", "the test is over")

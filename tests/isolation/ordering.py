@@ -1,6 +1,7 @@
 """Orders given to one agent call by call, where a test stands between two of them; without engine and record."""
 
 import itertools
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ class Ordering:
     authority: Authority
     host: Host
     controllers: tuple[str, ...]
-    _tokens: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _tokens: Iterator[int] = field(default_factory=lambda: itertools.count(time.time_ns() // 1_000_000))
 
     @classmethod
     def of(cls, fleet: Fleet, host: Host) -> "Ordering":

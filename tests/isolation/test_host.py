@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.isolation.ordering import Ordering
+from tests.fleet import Fleet
 from tests.isolation.rows import check
 from tests.isolation.table import HOST_ROWS
 from tests.isolation.world import ALLOWED_PORT, World
@@ -11,17 +11,24 @@ pytestmark = [pytest.mark.netns, pytest.mark.docker]
 
 
 @pytest.mark.timeout(180)
-def test_nothing_leaks_and_everything_comes_back(world: World, ordering: Ordering) -> None:
+def test_nothing_leaks_and_everything_comes_back(world: World, isolated_fleet: Fleet) -> None:
     """What works before is dark while isolated, what must go on goes on, and the release restores every byte."""
-    before = world.ruleset()
+    former = world.ruleset()
     check(world, "before", HOST_ROWS)
-    outsider = world.outsider.address
-    order = ordering.signed(allowances=(f"{outsider}:{ALLOWED_PORT}/tcp", f"{outsider}:{ALLOWED_PORT}/udp"))
 
-    ordering.isolate(order)
+    [isolated] = isolated_fleet.json(
+        "isolate", "-t", "web1", "--reason", "drill", *_allowed(world.outsider.address, "tcp", "udp")
+    )["hosts"]
+    assert isolated["outcome"] == "ok"
+    assert isolated["detail"].startswith("dark to web2: ")
     check(world, "isolated", HOST_ROWS)
 
-    released = ordering.release(order)
-    assert (list(released.order_ids), released.restored, released.difference) == ([order.order_id], True, "")
-    assert world.ruleset() == before
+    [released] = isolated_fleet.json("release", "-t", "web1", "--reason", "drill")["hosts"]
+    assert released["outcome"] == "ok"
+    assert released["detail"].startswith("restored; ")
+    assert world.ruleset() == former
     check(world, "after", HOST_ROWS)
+
+
+def _allowed(address: str, *protocols: str) -> list[str]:
+    return [f"--allow={address}:{ALLOWED_PORT}/{protocol}" for protocol in protocols]

@@ -6,7 +6,7 @@ Leaves to others: the kernel's calls (hands.sock_destroy, hands.conntrack).
 
 import ipaddress
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,14 +34,17 @@ class _Owner:
 _NOBODY: Final = _Owner(0, "", "")
 
 
-def cut(order: IsolationOrder, identity: Identity) -> Harvest:
-    """End what the order closes, here and in every network namespace of this host's containers."""
+def cut(order: IsolationOrder, identity: Identity | None, places: Iterable[str] = ()) -> Harvest:
+    """End what the order closes, here and in every network namespace of this host's containers, or in these only.
+
+    `identity` is None where nobody's agent lives.
+    """
     harvest = Harvest()
     owners: dict[int, _Owner] = {}
-    for path in _places():
+    for path in places or (_places() if identity else ()):
         try:
             with namespaces.entered(path):
-                doomed = [c for c in connections() if is_doomed(c.entry, order, identity, is_here=path == _HERE)]
+                doomed = [c for c in connections() if is_doomed(c.entry, order, identity if path == _HERE else None)]
                 if doomed and not owners:
                     owners = dict(_owners())
                 ended = destroy(doomed)
@@ -66,15 +69,16 @@ def _places() -> Iterator[str]:
         yield from (found.path for inode, found in namespaces.network_namespaces(_PROC).items() if inode != here)
 
 
-def is_doomed(entry: SocketEntry, order: IsolationOrder, identity: Identity, *, is_here: bool) -> bool:
-    """Whether the order closes the connection; `is_here` where it is in the namespace that the agent serves in."""
+def is_doomed(entry: SocketEntry, order: IsolationOrder, identity: Identity | None) -> bool:
+    """Whether the order closes the connection; `identity` is the agent's where it serves in this namespace."""
     remote = plain_address(entry.remote)
     if remote.is_loopback or remote == plain_address(entry.local) or remote.is_unspecified:
         return False
     if order.scope.kind == "peer":
         return _is_peer(entry, remote, order.scope.value)
-    if not is_here:
-        return True
+    if identity is None:
+        # The host's order opens nothing for containers; a container's opens its allowances in it.
+        return order.scope.kind == "host" or not _is_open(entry, str(remote), order)
     is_control = entry.kind == "tcp" and entry.local_port == identity.port and str(remote) in order.controllers
     return not is_control and not _is_open(entry, str(remote), order)
 

@@ -10,12 +10,16 @@ from pathlib import Path
 from fireline_agent.hands import nft
 from fireline_agent.isolation import capability as trial
 from fireline_agent.isolation import facts
+from fireline_agent.isolation.containernet import ContainerNet
+from fireline_agent.isolation.containers import Containers
 from fireline_agent.isolation.force import without_ours
+from fireline_agent.isolation.frozen import Frozen
 from fireline_agent.isolation.hostnet import HostNet
 from fireline_agent.isolation.keeper import Keeper
 from fireline_agent.isolation.means import MeansError
 from fireline_agent.isolation.model import Capability, Ended, Plan, Report
 from fireline_agent.isolation.orders import Orders, Signed
+from fireline_agent.isolation.paused import Paused
 from fireline_agent.isolation.records import Records
 from fireline_agent.isolation.releasing import release
 from fireline_agent.isolation.upkeep import News, Upkeep
@@ -71,7 +75,9 @@ class Guardian:
             ruleset = hashlib.sha256(without_ours(self.keeper.host.ruleset()).encode()).hexdigest()
         except MeansError:
             ruleset = ""
-        return Planned(planned, facts.listening_ports(self._port), facts.network().addresses, ruleset)
+        # Where a part of the host is cut off the rest goes on answering: a witness would see no difference.
+        addresses = facts.network().addresses if planned.order.scope.kind == "host" else ()
+        return Planned(planned, facts.listening_ports(self._port), addresses, ruleset)
 
     def release(self, order_id: str, fence_token: int) -> Report:
         """See releasing."""
@@ -83,7 +89,7 @@ class Guardian:
 
 
 def open_guardian(
-    *, state: Path, keys: Path, port: int, tell: Callable[[News], None], is_agent: bool = True
+    *, state: Path, keys: Path, docker_socket: Path, port: int, tell: Callable[[News], None], is_agent: bool = True
 ) -> Guardian:
     """Put it together, and find out what this kernel can do.
 
@@ -92,7 +98,23 @@ def open_guardian(
     program, identity = nft.find(), facts.identity(port)
     if not is_agent:
         identity = replace(identity, cgroup=None)
-    host = HostNet(program, identity, trial.find_out(program, identity))
-    orders = Orders(keys)
-    keeper = Keeper(Records(state / "isolation", orders), orders, host, now=lambda: datetime.now(UTC))
+    capability = trial.find_out(program, identity)
+    if not capability.has_cgroup:
+        identity = replace(identity, cgroup=None)
+    folder, orders, containers = state / "isolation", Orders(keys), Containers(docker_socket)
+    networks, frozen = ContainerNet(program, capability, containers), Frozen(folder)
+    keeper = Keeper(
+        Records(folder, orders),
+        orders,
+        HostNet(program, identity, capability),
+        others={
+            "container": networks,
+            "compose": networks,
+            "image": networks,
+            "paused": Paused(folder, containers),
+            "user": frozen,
+            "process": frozen,
+        },
+        now=lambda: datetime.now(UTC),
+    )
     return Guardian(keeper, Upkeep(keeper, tell), port)

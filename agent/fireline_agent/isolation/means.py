@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fireline_agent.isolation.model import Capability, Cut, Plan
+from fireline_agent.isolation.model import Cut, Plan
 from fireline_wire.isolation import IsolationOrder
 
 
@@ -38,8 +38,8 @@ class Means(Protocol):
     """Carries out orders of some kinds of scope. Blocking; every method but `plan` raises MeansError."""
 
     @property
-    def capability(self) -> Capability:
-        """What can be done on this host."""
+    def look_every_s(self) -> float:
+        """How long a change may go unseen that the kernel does not tell of."""
 
     def plan(self, order: IsolationOrder, *, left_ms: int | None, replaced: tuple[str, ...] = ()) -> Plan:
         """What would be done now; `left_ms` is the lease, None for ever; `replaced` order ids end with it."""
@@ -48,7 +48,10 @@ class Means(Protocol):
         """Put a plan in force, whole or not at all, in the place of what is there of the same order."""
 
     def look(self, order: IsolationOrder) -> Force:
-        """What is in force."""
+        """Whether it is in force, and for how long. Quick: a controller waits for it."""
+
+    def inspect(self, order: IsolationOrder) -> Force:
+        """All that can be told of it."""
 
     def make_permanent(self, order: IsolationOrder) -> None:
         """End the lease; refused where it has run out."""

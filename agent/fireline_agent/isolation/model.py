@@ -95,14 +95,27 @@ class Capability:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A container's network namespace, the path that opens it, and what is put in force there."""
+
+    label: str
+    namespace: str
+    transaction: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """One isolation as it would be carried out here.
 
-    `tables` are the families that the transaction makes the order's table in. `refusal` is empty where it can be done.
+    `left_ms` is the lease, None for ever; `replaced` are orders that end with it. `tables` are the families that the
+    transaction makes the order's table in; `places` are where, in containers. `refusal` is empty where it can be done.
     """
 
     order: IsolationOrder
+    left_ms: int | None = None
+    replaced: tuple[str, ...] = ()
     transaction: str = ""
+    places: tuple[Place, ...] = ()
     tables: tuple[str, ...] = ()
     interfaces: tuple[str, ...] = ()
     effects: tuple[str, ...] = ()

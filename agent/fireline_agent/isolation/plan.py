@@ -14,7 +14,6 @@ from fireline_wire.isolation import IsolationOrder
 
 # What nft takes between quotes as it stands; a final * would be a pattern.
 _NAMEABLE: Final = re.compile(r"[^\s\"\\*/\x00-\x1f\x7f]{1,15}\Z")
-HOST_KINDS: Final = ("host", "peer")
 
 
 def plan(
@@ -44,12 +43,34 @@ def plan(
     former = "".join(rules.remove(table_name(other), tables) for other in replaced)
     return Plan(
         order,
+        left_ms=left_ms,
+        replaced=tuple(replaced),
         transaction=former + "".join(tables.values()),
         tables=tuple(tables),
         interfaces=tuple(devices) if "netdev" in tables else (),
         effects=tuple(_effects(order, identity)),
         lacks=(*capability.lacks, *_unnameable(network.links)),
     )
+
+
+def in_container(
+    order: IsolationOrder,
+    *,
+    network: Network,
+    capability: Capability,
+    left_ms: int | None,
+    replaced: Sequence[str] = (),
+) -> str:
+    """The transaction in a container's namespace, whose network this is."""
+    name, lease = table_name(order.order_id), rules.lease(left_ms)
+    devices = [link.name for link in network.links if not link.is_loopback and _NAMEABLE.match(link.name)]
+    tables = {"inet": rules.container_inet(name, order, network.prefixes6, lease)}
+    if capability.has_ingress and devices:
+        tables["netdev"] = rules.container_netdev(
+            name, order, devices, network.prefixes6, lease, has_egress=capability.has_egress
+        )
+    former = "".join(rules.remove(table_name(other), tables) for other in replaced)
+    return former + "".join(tables.values())
 
 
 def _tables(
@@ -78,8 +99,6 @@ def _tables(
 
 
 def _refusal(order: IsolationOrder) -> str:
-    if order.scope.kind not in HOST_KINDS:
-        return f"this agent can't isolate {order.scope}: wanted a scope of {', '.join(HOST_KINDS)}"
     if order.scope.kind == "peer":
         network = ipaddress.ip_network(order.scope.value.partition(",")[0], strict=False)
         if network.prefixlen == 0:

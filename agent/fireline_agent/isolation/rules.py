@@ -92,6 +92,41 @@ def host_netdev(
     return _table("netdev", name, parts)
 
 
+def container_inet(name: str, order: IsolationOrder, prefixes6: Sequence[str], lease: str) -> str:
+    """The table of the IP hooks inside a container. Nobody's agent lives there."""
+    return _table("inet", name, [
+        *_sets(order, lease),
+        _on_link(prefixes6),
+        _chain("input", f"hook input priority {_FIRST}", [
+            'iif "lo" accept',
+            *_accept(*_openings("saddr", "sport"), *_DHCP_IN, _NEIGHBOURS),
+            _DROP,
+        ]),
+        _chain("output", f"hook output priority {_FIRST}", [
+            # Docker's own resolver: it would carry names, and what they hide, out through the host.
+            f"ip daddr 127.0.0.11 {_DROP}",
+            'oif "lo" accept',
+            *_accept(*_openings("daddr", "dport"), *_DHCP_OUT, _ON_LINK),
+            _DROP,
+        ]),
+        _chain("forward", f"hook forward priority {_FIRST}", [_DROP]),
+    ])  # fmt: skip
+
+
+def container_netdev(
+    name: str, order: IsolationOrder, devices: Sequence[str], prefixes6: Sequence[str], lease: str, *, has_egress: bool
+) -> str:
+    """The table of the frame hooks inside a container."""
+    hook = f"{_devices(devices)} priority {_FRAMES}"
+    dhcp_in, dhcp_out = ([_framed(rule) for rule in rules] for rules in (_DHCP_IN, _DHCP_OUT))
+    ways_in = _accept(_ARP, *_openings("saddr", "sport"), *dhcp_in, _NEIGHBOURS)
+    ways_out = _accept(_ARP, *_openings("daddr", "dport"), *dhcp_out, _ON_LINK)
+    parts = [*_sets(order, lease), _on_link(prefixes6), _chain("ingress", f"hook ingress {hook}", [*ways_in, _DROP])]
+    if has_egress:
+        parts.append(_chain("egress", f"hook egress {hook}", [*ways_out, _DROP]))
+    return _table("netdev", name, parts)
+
+
 def host_bridge(name: str, lease: str) -> str:
     """The table of the bridges: what passes from port to port never meets the IP hooks."""
     return _table("bridge", name, [_armed(lease), _chain("forward", f"hook forward priority {_FIRST}", [_DROP])])

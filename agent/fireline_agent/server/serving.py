@@ -148,13 +148,20 @@ def _group_name(config: Config) -> str:
 async def _guarded(parts: Parts, events: Events, port: int) -> Guardian:
     """The isolations of this host as they should be: what is not in force is put back before anybody is let in."""
     loop = asyncio.get_running_loop()
-    state, keys = parts.config.state, parts.config.keys
 
     def heard(news: News) -> None:
         loop.call_soon_threadsafe(partial(events.tell, _ISOLATION_EVENTS[news.kind], news.detail, waits=True))
 
     guardian = await loop.run_in_executor(
-        parts.isolating, partial(open_guardian, state=state, keys=keys, port=port, tell=heard)
+        parts.isolating,
+        partial(
+            open_guardian,
+            state=parts.config.state,
+            keys=parts.config.keys,
+            docker_socket=parts.config.docker_socket,
+            port=port,
+            tell=heard,
+        ),
     )
     try:
         isolated = await loop.run_in_executor(parts.isolating, guardian.recover)

@@ -56,6 +56,8 @@ def _checked(request: isolation_pb2.LookRequest) -> tuple[list[str], list[int]]:
 
 
 async def _look(address: str, port: int, within_s: float) -> isolation_pb2.Seen:
+    if _is_own(address, port):  # two hosts may both have 172.17.0.1: here it says nothing about the other one
+        return isolation_pb2.Seen(address=address, port=port, how=isolation_pb2.Seen.HOW_UNREACHABLE)
     until = time.monotonic() + within_s
     how = isolation_pb2.Seen.HOW_SILENT
     while (left_s := until - time.monotonic()) > 0:
@@ -64,6 +66,17 @@ async def _look(address: str, port: int, within_s: float) -> isolation_pb2.Seen:
             break
         await asyncio.sleep(min(_PAUSE_S, max(0.0, until - time.monotonic())))
     return isolation_pb2.Seen(address=address, port=port, how=how)
+
+
+def _is_own(address: str, port: int) -> bool:
+    """A socket that is connected over UDP has its address chosen by the kernel, and sends nothing (udp(7))."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connected:
+            connected.connect((address, port))
+            return bool(connected.getsockname()[0] == address)
+    except OSError:
+        return False
 
 
 async def _try(address: str, port: int, within_s: float) -> "isolation_pb2.Seen.How.ValueType":

@@ -68,13 +68,18 @@ async def way_to(address: str) -> Way | None:
 async def look(addresses: Sequence[str], ports: Sequence[int], *, within_s: float) -> tuple[Sight, ...]:
     """What answers over TCP: exactly one sight for each address and port, each tried until the time is over.
 
+    There is no way to another host at an address that this machine has too, as those of container bridges are.
+
     Raises:
         ControllerExhausted: this process has no file descriptor left.
     """
     until = asyncio.get_running_loop().time() + within_s
     places = asyncio.Semaphore(_AT_ONCE)
+    own = own_addresses()
 
     async def at(address: str, port: int) -> Sight:
+        if address in own:
+            return Sight(address, port, How.UNREACHABLE)
         async with places:
             return Sight(address, port, await _seen(address, port, until))
 

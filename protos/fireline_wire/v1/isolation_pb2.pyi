@@ -104,7 +104,9 @@ class IsolationPlan(_message.Message):
 
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Addresses of this host that others could reach it at, v4 and v6, without link-local and loopback ones."""
+        """Addresses of this host that others could reach it at, v4 and v6, without link-local and loopback ones. None where
+        only a part of the host is cut off, and the rest goes on answering there.
+        """
 
     @_builtins.property
     def ports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
