@@ -14,13 +14,27 @@ _HEADER: Final = re.compile(r"table \S+ (\S+) \{$")
 
 
 def look(nft: Nft, name: str) -> Force:
-    """The tables of this name in this thread's network namespace.
+    """Whether the tables of this name drop in this thread's network namespace, and for how long.
+
+    The lease of one table is that of all: they are made in one transaction, and `inspect` finds out where one was
+    changed.
+
+    Raises:
+        NftError: they can't be listed.
+    """
+    if ("inet", name) not in nft.tables():
+        return Force()
+    return Force(is_there=True, lease_left_ms=_lease_left_ms(nft.table("inet", name)))
+
+
+def inspect(nft: Nft, name: str) -> Force:
+    """The same of every table, with what was dropped and what they say.
 
     Raises:
         NftError: they can't be listed.
     """
     found = set(nft.tables())
-    families = tuple(family for family in FAMILIES if (family, name) in found)
+    families = [family for family in FAMILIES if (family, name) in found]
     if not families:
         return Force()
     parts = [nft.table(family, name) for family in families]

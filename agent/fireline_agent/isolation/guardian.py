@@ -13,14 +13,15 @@ from fireline_agent.isolation import facts
 from fireline_agent.isolation.containernet import ContainerNet
 from fireline_agent.isolation.containers import Containers
 from fireline_agent.isolation.force import without_ours
+from fireline_agent.isolation.frozen import Frozen
 from fireline_agent.isolation.hostnet import HostNet
 from fireline_agent.isolation.keeper import Keeper
 from fireline_agent.isolation.means import MeansError
 from fireline_agent.isolation.model import Capability, Ended, Plan, Report
 from fireline_agent.isolation.orders import Orders, Signed
+from fireline_agent.isolation.paused import Paused
 from fireline_agent.isolation.records import Records
 from fireline_agent.isolation.releasing import release
-from fireline_agent.isolation.stopping import Frozen, Paused
 from fireline_agent.isolation.upkeep import News, Upkeep
 from fireline_agent.isolation.watchdog import Watchdog
 

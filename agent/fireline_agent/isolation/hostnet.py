@@ -43,9 +43,14 @@ class HostNet:
             nft.apply(plan.transaction)
 
     def look(self, order: IsolationOrder) -> Force:
-        """The order's tables as the kernel has them."""
+        """The lease of the order's tables."""
         with self._program() as nft:
             return force.look(nft, table_name(order.order_id))
+
+    def inspect(self, order: IsolationOrder) -> Force:
+        """The order's tables as the kernel has them."""
+        with self._program() as nft:
+            return force.inspect(nft, table_name(order.order_id))
 
     def make_permanent(self, order: IsolationOrder) -> None:
         """The same element without a time-out, in every table or in none."""

@@ -8,26 +8,20 @@ changed (upkeep), the rules (plan, rules).
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fireline_agent.errors import RefusedError
 from fireline_agent.isolation.cutting import plain_address
-from fireline_agent.isolation.force import without_ours
-from fireline_agent.isolation.hostnet import HostNet
-from fireline_agent.isolation.means import Force, Means, MeansError
+from fireline_agent.isolation.ground import BY_CODE, LAPSED, Ground
+from fireline_agent.isolation.means import Force, MeansError
 from fireline_agent.isolation.model import Arming, Phase, Plan, Standing
-from fireline_agent.isolation.orders import Orders, Signed
-from fireline_agent.isolation.records import Record, Records, advanced
+from fireline_agent.isolation.orders import Signed
+from fireline_agent.isolation.records import Record, advanced
 from fireline_wire.isolation import IsolationOrder
 
 _NONCE_BYTES: Final = 32
 _UNDER_LEASE: Final = frozenset({Phase.ARMED, Phase.CONFIRMED})
-
-LAPSED: Final = "lease ran out"
-BY_CODE: Final = "released on the console with the code"
 
 
 @dataclass(frozen=True)
@@ -38,25 +32,8 @@ class Caller:
     address: str
 
 
-@dataclass
-class Expectation:
-    """How an isolation looked when it was put in force: what upkeep compares with."""
-
-    shape: str
-    written: str = ""
-    lease_until: float | None = None  # of the monotonic clock; None for ever
-
-
-@dataclass
-class Keeper:
-    """The isolations of one host, in one process. Safe from any thread."""
-
-    records: Records
-    orders: Orders
-    host: HostNet
-    others: Mapping[str, Means]  # by kind of scope
-    now: Callable[[], datetime]
-    expected: dict[str, Expectation] = field(default_factory=dict)
+class Keeper(Ground):
+    """Carries out what the controller asks. Safe from any thread."""
 
     def plan(self, signed: Signed) -> Plan:
         """What an order would do here.
@@ -85,7 +62,7 @@ class Keeper:
             applied_us = _since_us(started_ns)
         harvest = self.means(order).cut(order)
         cut_us = _since_us(started_ns)
-        self.records.keep_cut(record.name, harvest.cut)
+        self.records.history.keep_cut(record.name, harvest.cut)
         left_ms = max(1, order.lease_s * 1000 - cut_us // 1000)
         return Arming(
             nonce=record.nonce,
@@ -125,7 +102,7 @@ class Keeper:
             force = self._unlapsed(record)
             confirmed = advanced(record, Phase.CONFIRMED)
             self.records.keep(confirmed)
-            self._note(confirmed, "confirmed", peer=caller.peer)
+            self.note(confirmed, "confirmed", peer=caller.peer)
             return _standing(confirmed, force)
 
     def commit(self, order_id: str) -> Standing:
@@ -140,7 +117,6 @@ class Keeper:
                 return _standing(record, self.look(record))
             if record.phase is not Phase.CONFIRMED:
                 raise RefusedError("not_proved", f"order {order_id} is {record.phase}, wanted confirmed")
-            self._unlapsed(record)
             self.note_ruleset_of(record)
             return self._committed(record)
 
@@ -166,8 +142,8 @@ class Keeper:
             except MeansError as error:
                 self.records.keep(former)
                 raise RefusedError("unsupported", f"the order stands as it was: {error}") from None
-            self._note(amended, "amended", controllers=list(order.controllers))
-        self.records.keep_cut(amended.name, self.means(order).cut(order).cut)
+            self.note(amended, "amended", controllers=list(order.controllers))
+        self.records.history.keep_cut(amended.name, self.means(order).cut(order).cut)
         return _standing(amended, self.look(amended))
 
     def status(self) -> list[Standing]:
@@ -175,66 +151,7 @@ class Keeper:
         if not self.records.is_there:
             return []
         with self.records.locked():
-            return [_standing(record, self.look(record)) for record in self.live()]
-
-    def live(self) -> list[Record]:
-        """The records whose rules are wanted now: not those that another took the place of, which may come back."""
-        found = self.records.all()
-        replaced = {order_id for record in found for order_id in record.replaces}
-        return [record for record in found if record.order.order_id not in replaced]
-
-    def means(self, order: IsolationOrder) -> Means:
-        """What carries out orders of this scope."""
-        return self.others.get(order.scope.kind, self.host)
-
-    def look(self, record: Record) -> Force:
-        """What is in force of a record.
-
-        Raises:
-            RefusedError: unsupported, where the kernel can't be asked.
-        """
-        try:
-            return self.means(record.order).look(record.order)
-        except MeansError as error:
-            raise RefusedError("unsupported", str(error)) from None
-
-    def put(self, record: Record, *, left_ms: int | None, replaced: tuple[str, ...] = ()) -> Plan:
-        """Put a record's order in force as it would be planned now, and remember how that looks.
-
-        Raises:
-            MeansError: it was refused, and what was there is there still.
-        """
-        means = self.means(record.order)
-        planned = means.plan(record.order, left_ms=left_ms, replaced=replaced)
-        if planned.refusal:
-            raise MeansError(planned.refusal)
-        means.put(planned)
-        until = None if left_ms is None else time.monotonic() + left_ms / 1000
-        self.expected[record.name] = Expectation(self.shape(record), lease_until=until)
-        return planned
-
-    def shape(self, record: Record) -> str:
-        """The plan as it would be now, without what differs from time to time."""
-        return self.means(record.order).plan(record.order, left_ms=None).transaction
-
-    def adopt(self, record: Record, shape: str, force: Force) -> None:
-        """Take what is in force for what it should be."""
-        left_s = None if force.lease_left_ms is None else force.lease_left_ms / 1000
-        until = None if left_s is None else time.monotonic() + left_s
-        known = self.expected.get(record.name)
-        self.expected[record.name] = Expectation(
-            known.shape if known else shape, force.written, known.lease_until if known else until
-        )
-
-    def note_ruleset_of(self, record: Record) -> None:
-        """As `note_ruleset`, with the lock held."""
-        if self.records.ruleset(record.name, "before") is None:
-            try:
-                during = self.host.ruleset()
-                self.records.keep_ruleset(record.name, "during", during)
-                self.records.keep_ruleset(record.name, "before", without_ours(during))
-            except MeansError as error:
-                self._note(record, "ruleset not kept", why=str(error))
+            return [_standing(record, self.look(record, is_whole=True)) for record in self.live()]
 
     def _armed(self, order: IsolationOrder, signed: Signed, caller: Caller) -> tuple[Plan, Record]:
         self._require_unfenced(order)
@@ -262,7 +179,7 @@ class Keeper:
         except MeansError as error:
             self._undo(record)
             raise RefusedError("unsupported", f"nothing was changed: {error}") from None
-        self._note(record, "armed", operator=order.operator, reason=order.reason, peer=caller.peer)
+        self.note(record, "armed", operator=order.operator, reason=order.reason, peer=caller.peer)
         return planned, record
 
     def _undo(self, record: Record) -> None:
@@ -270,9 +187,9 @@ class Keeper:
         try:
             self.means(record.order).lift(record.order)
         except MeansError as error:
-            self._note(record, "not taken away", why=str(error))
+            self.note(record, "not taken away", why=str(error))
         self.records.forget(record.name)
-        self._note(record, "not armed")
+        self.note(record, "not armed")
 
     def _committed(self, record: Record) -> Standing:
         committed = advanced(record, Phase.COMMITTED)
@@ -286,14 +203,14 @@ class Keeper:
             self._drop_replaced(order_id)
         if record.name in self.expected:
             self.expected[record.name].lease_until = None
-        self._note(committed, "committed")
-        return _standing(committed, self.look(committed))
+        self.note(committed, "committed")
+        return _standing(committed, Force(is_there=True, lease_left_ms=None))
 
     def _drop_replaced(self, order_id: str) -> None:
         for record in self.records.all():
             if record.order.order_id == order_id:
                 self.records.forget(record.name)
-                self._note(record, "superseded")
+                self.note(record, "superseded")
 
     def _unlapsed(self, record: Record) -> Force:
         force = self.look(record)
@@ -321,12 +238,9 @@ class Keeper:
         if former is not None and former.phase not in _UNDER_LEASE:
             raise RefusedError("invalid_request", f"order {order.order_id} is {former.phase}: it can't be armed again")
         over = {"released", "superseded", LAPSED, BY_CODE}
-        ended = (entry for entry in self.records.history() if entry.get("what") in over)
+        ended = (entry for entry in self.records.history.entries() if entry.get("what") in over)
         if former is None and any(entry.get("order_id") == order.order_id for entry in ended):
             raise RefusedError("superseded", f"order {order.order_id} has ended on this host: give a new one")
-
-    def _note(self, record: Record, what: str, **more: object) -> None:
-        self.records.note(record.order.order_id, what, at=self.now().isoformat(), **more)
 
 
 def _require_open(order: IsolationOrder, caller: Caller) -> None:

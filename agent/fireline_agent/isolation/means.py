@@ -48,7 +48,10 @@ class Means(Protocol):
         """Put a plan in force, whole or not at all, in the place of what is there of the same order."""
 
     def look(self, order: IsolationOrder) -> Force:
-        """What is in force."""
+        """Whether it is in force, and for how long. Quick: a controller waits for it."""
+
+    def inspect(self, order: IsolationOrder) -> Force:
+        """All that can be told of it."""
 
     def make_permanent(self, order: IsolationOrder) -> None:
         """End the lease; refused where it has run out."""

@@ -1,9 +1,8 @@
 """The isolations of this host on its disk: the truth for the agent, for the console and for the unit that runs at boot.
 
-One folder, 0700: a JSON file for each isolation with the signed order and how far it has come, `fence`,
-`history.jsonl`, and what goes into evidence. All of it is changed under one lock, and before the kernel is (invariant
-I6), so that a crash leaves an isolation that is finished or one that never was. Leaves to others: what follows from it
-(keeper).
+One folder, 0700: a JSON file for each isolation with the signed order and how far it has come, and `fence`. All of it
+is changed under one lock, and before the kernel is (invariant I6), so that a crash leaves an isolation that is finished
+or one that never was. Leaves to others: what follows from it (keeper).
 """
 
 import base64
@@ -12,16 +11,16 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from fireline_agent.errors import RefusedError
-from fireline_agent.isolation.model import Cut, Phase, table_name
+from fireline_agent.isolation.history import History
+from fireline_agent.isolation.model import Phase, table_name
 from fireline_agent.isolation.orders import Orders, Signed
 from fireline_wire import durable
 from fireline_wire.isolation import IsolationOrder
@@ -30,9 +29,7 @@ log = logging.getLogger(__name__)
 
 _LOCK_S: Final = 15.0  # longer than any holder takes: a transaction and its listing
 _PAUSE_S: Final = 0.02
-_MAX_HISTORY_BYTES: Final = 1 << 20
 _SPARE_BYTES: Final = 64 << 10  # given up when the disk is full, so that a release can be written
-_KEPT_FILES: Final = 60  # of isolations that ended: rulesets and cut connections, for evidence
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,7 @@ class Records:
     def __init__(self, folder: Path, orders: Orders) -> None:
         self._folder = folder
         self._orders = orders
+        self.history = History(folder)
 
     @property
     def is_there(self) -> bool:
@@ -165,71 +163,6 @@ class Records:
         if token > self.fence():
             with _explained(self._folder):
                 durable.replace(self._folder / "fence", str(token).encode())
-
-    def note(self, order_id: str, what: str, *, at: str, **more: Any) -> None:
-        """Add a line to the history. A full disk loses the line, not the deed."""
-        entry = {"id": secrets.token_hex(4), "at": at, "order_id": order_id, "what": what, **more}
-        line = json.dumps(entry).encode() + b"\n"
-        path = self._folder / "history.jsonl"
-        try:
-            if path.exists() and path.stat().st_size > _MAX_HISTORY_BYTES:
-                durable.replace(path, b"".join(path.read_bytes().splitlines(keepends=True)[-1000:]))
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            log.warning("history of isolations could not be written", extra={"path": str(path), "why": str(error)})
-
-    def history(self) -> list[Mapping[str, Any]]:
-        """What was noted, the oldest first; a torn line is left out."""
-        found = []
-        with suppress(OSError):
-            for line in (self._folder / "history.jsonl").read_bytes().splitlines():
-                with suppress(ValueError):
-                    found.append(json.loads(line))
-        return [entry for entry in found if isinstance(entry, dict)]
-
-    def unreported(self, wanted: Collection[str]) -> list[Mapping[str, Any]]:
-        """What was noted of these kinds since this was asked last, by whichever process."""
-        entries, path = self.history(), self._folder / "reported"
-        last = path.read_text() if path.exists() else ""
-        known = next((n for n, entry in enumerate(entries) if entry.get("id") == last), -1)
-        fresh = [entry for entry in entries[known + 1 :] if entry.get("what") in wanted]
-        if fresh:
-            with suppress(OSError):  # told twice is better than never
-                durable.replace(path, str(fresh[-1].get("id")).encode())
-        return fresh
-
-    def keep_ruleset(self, name: str, when: str, text: str) -> None:
-        """Keep a ruleset as evidence; `when` is `before` or `during`. A full disk loses it."""
-        try:
-            durable.replace(self._path(name, when), text.encode())
-        except OSError as error:
-            log.warning("ruleset could not be kept", extra={"table": name, "why": str(error)})
-
-    def ruleset(self, name: str, when: str) -> str | None:
-        """A kept ruleset, or None."""
-        try:
-            return self._path(name, when).read_text()
-        except OSError:
-            return None
-
-    def keep_cut(self, name: str, cut: Sequence[Cut]) -> None:
-        """Keep who was cut off, for evidence; what an earlier Arm of the order cut stays. A full disk loses it."""
-        try:
-            with self._path(name, "cut").open("ab") as file:
-                file.writelines(json.dumps(asdict(one)).encode() + b"\n" for one in cut)
-        except OSError as error:
-            log.warning("cut connections could not be kept", extra={"table": name, "why": str(error)})
-
-    def prune(self) -> None:
-        """Remove what is left of isolations that ended long ago."""
-        living = self.names()
-        old = [p for p in self._folder.glob("fireline_*.*") if p.suffix != ".json" and p.stem not in living]
-        for path in sorted(old, key=lambda p: p.stat().st_mtime)[:-_KEPT_FILES]:
-            path.unlink(missing_ok=True)
 
     def make_room(self) -> None:
         """Give up the spare bytes."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from fireline_agent.errors import RefusedError
 from fireline_agent.isolation.force import without_ours
-from fireline_agent.isolation.keeper import BY_CODE, Keeper
+from fireline_agent.isolation.ground import BY_CODE, Ground
 from fireline_agent.isolation.means import MeansError
 from fireline_agent.isolation.model import Phase, Report
 from fireline_agent.isolation.records import Record, advanced
@@ -30,7 +30,7 @@ class WrongCode(Exception):
         self.is_isolated = is_isolated
 
 
-def release(keeper: Keeper, order_id: str, *, fence_token: int) -> Report:
+def release(ground: Ground, order_id: str, *, fence_token: int) -> Report:
     """Let go of one order, or of all that an agent of ours made here where `order_id` is empty.
 
     Releasing what is not isolated is no error. The token is remembered, so that an older order is refused.
@@ -39,21 +39,21 @@ def release(keeper: Keeper, order_id: str, *, fence_token: int) -> Report:
         RefusedError: fenced, or unsupported where the kernel refuses; then the watchdog tries again.
     """
     started_ns = time.monotonic_ns()
-    with keeper.records.locked():
-        newest = keeper.records.fence()
+    with ground.records.locked():
+        newest = ground.records.fence()
         if 0 < fence_token < newest:
             raise RefusedError("fenced", f"the release has token {fence_token}, older than {newest}, seen here before")
-        _with_room(keeper, fence_token)
-        records = keeper.records.all()
+        _with_room(ground, fence_token)
+        records = ground.records.all()
         chosen = [r for r in records if order_id in ("", r.order.order_id)]
         replaced = {other for record in chosen for other in record.replaces}
         chosen += [r for r in records if r.order.order_id in replaced and r not in chosen]
         if order_id and not chosen:
-            keeper.records.note(order_id, "released", at=keeper.now().isoformat())
-        return let_go(keeper, chosen, "released", started_ns=started_ns, is_all=not order_id)
+            ground.records.history.note(order_id, "released", at=ground.now().isoformat())
+        return let_go(ground, chosen, "released", started_ns=started_ns, is_all=not order_id)
 
 
-def release_with_code(keeper: Keeper, code: str) -> Report:
+def release_with_code(ground: Ground, code: str) -> Report:
     """Let go of the isolations that this one-time code is of.
 
     Raises:
@@ -62,66 +62,66 @@ def release_with_code(keeper: Keeper, code: str) -> Report:
     """
     started_ns = time.monotonic_ns()
     digest = hashlib.sha256(code.encode()).hexdigest()
-    with keeper.records.locked():
-        found = keeper.records.all()
+    with ground.records.locked():
+        found = ground.records.all()
         chosen = [r for r in found if hmac.compare_digest(r.order.code_sha256, digest)]
         if not chosen:
             raise WrongCode(is_isolated=bool(found))
-        return let_go(keeper, chosen, BY_CODE, started_ns=started_ns)
+        return let_go(ground, chosen, BY_CODE, started_ns=started_ns)
 
 
 def let_go(
-    keeper: Keeper, records: Sequence[Record], how: str, *, started_ns: int | None = None, is_all: bool = False
+    ground: Ground, records: Sequence[Record], how: str, *, started_ns: int | None = None, is_all: bool = False
 ) -> Report:
     """Take records out of force, then off the disk. With the lock held; `is_all` takes tables without a record too."""
     started_ns = time.monotonic_ns() if started_ns is None else started_ns
     for record in records:
-        _mark(keeper, record)
+        _mark(ground, record)
     try:
         for record in records:
-            keeper.means(record.order).lift(record.order)
+            ground.means(record.order).lift(record.order)
         if is_all:
-            keeper.host.lift_named(keeper.host.own_names())
+            ground.host.lift_named(ground.host.own_names())
     except MeansError as error:
         raise RefusedError("unsupported", f"not released: {error}; it is tried again") from None
     applied_us = (time.monotonic_ns() - started_ns) // 1000
-    difference = _difference(keeper, records)
-    for name in {record.name for record in records} | (keeper.records.names() if is_all else set()):
-        keeper.records.forget(name)
-        keeper.expected.pop(name, None)
+    difference = _difference(ground, records)
+    for name in {record.name for record in records} | (ground.records.names() if is_all else set()):
+        ground.records.forget(name)
+        ground.expected.pop(name, None)
     for record in records:
-        keeper.records.note(record.order.order_id, how, at=keeper.now().isoformat(), difference=difference)
-    keeper.records.prune()
+        ground.records.history.note(record.order.order_id, how, at=ground.now().isoformat(), difference=difference)
+    ground.records.history.prune(ground.records.names())
     return Report(tuple(r.order.order_id for r in records), not difference, difference, applied_us)
 
 
-def _mark(keeper: Keeper, record: Record) -> None:
+def _mark(ground: Ground, record: Record) -> None:
     """Note that it is being released; on a full disk the record goes first, so that nothing puts it back."""
     try:
-        keeper.records.keep(advanced(record, Phase.RELEASING))
+        ground.records.keep(advanced(record, Phase.RELEASING))
     except RefusedError:
-        keeper.records.forget(record.name)
+        ground.records.forget(record.name)
 
 
-def _with_room(keeper: Keeper, fence_token: int) -> None:
+def _with_room(ground: Ground, fence_token: int) -> None:
     try:
-        keeper.records.raise_fence(fence_token)
+        ground.records.raise_fence(fence_token)
     except RefusedError:
-        keeper.records.make_room()
-        keeper.records.raise_fence(fence_token)
+        ground.records.make_room()
+        ground.records.raise_fence(fence_token)
 
 
-def _difference(keeper: Keeper, records: Sequence[Record]) -> str:
+def _difference(ground: Ground, records: Sequence[Record]) -> str:
     """What somebody changed in the ruleset meanwhile, as a short diff; empty where it is byte-equal."""
     if not records:
         return ""
-    before = keeper.records.ruleset(records[0].name, "before")
+    before = ground.records.history.ruleset(records[0].name, "before")
     if before is None:
         return "the ruleset of before was not kept, so it can't be compared"
     try:
-        after = without_ours(keeper.host.ruleset())
+        after = without_ours(ground.host.ruleset())
     except MeansError as error:
         return f"the ruleset can't be listed: {error}"
-    keeper.records.keep_ruleset(records[0].name, "after", after)
+    ground.records.history.keep_ruleset(records[0].name, "after", after)
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", n=1, lineterm="")
     return "\n".join(lines)[:_MAX_DIFFERENCE]

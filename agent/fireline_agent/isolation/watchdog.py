@@ -8,7 +8,6 @@ import logging
 import os
 import selectors
 import threading
-import time
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
@@ -29,7 +28,7 @@ from fireline_agent.isolation.upkeep import Upkeep
 log = logging.getLogger(__name__)
 
 _POLL_S: Final = 10.0
-_SETTLE_S: Final = 0.1  # a reload is many messages; and at most so often is looked
+_SETTLE_S: Final = 0.25  # a reload is many messages, and an isolation's own steps follow each other closely
 _RETRY_S: Final = 1.0
 
 
@@ -66,11 +65,10 @@ class Watchdog:
                 selector.register(listener, selectors.EVENT_READ)
             wait_s = 0.0
             while not self._stopping.is_set():
-                selector.select(wait_s)
+                if selector.select(wait_s):
+                    self._stopping.wait(_SETTLE_S)
                 self._drain(listeners)
                 wait_s = self._look()
-                if not self._stopping.is_set():
-                    time.sleep(_SETTLE_S)
             for listener in listeners:
                 listener.close()
 

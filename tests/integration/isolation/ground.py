@@ -39,6 +39,7 @@ class Ground:
 
     lab: Lab
     authority: pki.Authority
+    envelopes: dict[IsolationOrder, isolation_pb2.SignedOrder] = field(default_factory=dict)
     tokens: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def order(self, host: Host, /, **changes: Any) -> IsolationOrder:
@@ -60,12 +61,14 @@ class Ground:
             }
         )
 
-    def signed(self, order: IsolationOrder, *, by: pki.Authority | None = None) -> isolation_pb2.SignedOrder:
-        """The order in its envelope."""
-        held = (by or self.authority).controller
-        key: Any = load_pem_private_key(held.key_pem, password=None)
-        sealed = envelope.seal(order.to_bytes(), PAYLOAD_TYPE, key)
-        return isolation_pb2.SignedOrder(envelope=sealed, chain_pem=held.chain_pem)
+    def signed(self, order: IsolationOrder) -> isolation_pb2.SignedOrder:
+        """The order in its envelope, the same each time as with a real controller."""
+        if order not in self.envelopes:
+            held = self.authority.controller
+            key: Any = load_pem_private_key(held.key_pem, password=None)
+            sealed = envelope.seal(order.to_bytes(), PAYLOAD_TYPE, key)
+            self.envelopes[order] = isolation_pb2.SignedOrder(envelope=sealed, chain_pem=held.chain_pem)
+        return self.envelopes[order]
 
     @asynccontextmanager
     async def connected(self, host: Host) -> AsyncIterator["Controller"]:

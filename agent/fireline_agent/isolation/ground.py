@@ -1,0 +1,107 @@
+"""What every step of an isolation stands on: the disk, the kernel, and how each isolation should look.
+
+Blocking. Leaves to others: the steps (keeper, releasing, upkeep).
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from fireline_agent.errors import RefusedError
+from fireline_agent.isolation.force import without_ours
+from fireline_agent.isolation.hostnet import HostNet
+from fireline_agent.isolation.means import Force, Means, MeansError
+from fireline_agent.isolation.model import Plan
+from fireline_agent.isolation.orders import Orders
+from fireline_agent.isolation.records import Record, Records
+from fireline_wire.isolation import IsolationOrder
+
+LAPSED: Final = "lease ran out"
+BY_CODE: Final = "released on the console with the code"
+
+
+@dataclass
+class Expectation:
+    """How an isolation looked when it was put in force: what upkeep compares with."""
+
+    shape: str
+    written: str = ""
+    lease_until: float | None = None  # of the monotonic clock; None for ever
+
+
+@dataclass
+class Ground:
+    """The isolations of one host, in one process. `others` carry out scopes that are not the host's, by their kind."""
+
+    records: Records
+    orders: Orders
+    host: HostNet
+    others: Mapping[str, Means]
+    now: Callable[[], datetime]
+    expected: dict[str, Expectation] = field(default_factory=dict)
+
+    def live(self) -> list[Record]:
+        """The records whose rules are wanted now: not those that another took the place of, which may come back."""
+        found = self.records.all()
+        replaced = {order_id for record in found for order_id in record.replaces}
+        return [record for record in found if record.order.order_id not in replaced]
+
+    def means(self, order: IsolationOrder) -> Means:
+        """What carries out orders of this scope."""
+        return self.others.get(order.scope.kind, self.host)
+
+    def look(self, record: Record, *, is_whole: bool = False) -> Force:
+        """What is in force of a record; the whole of it takes longer.
+
+        Raises:
+            RefusedError: unsupported, where the kernel can't be asked.
+        """
+        means = self.means(record.order)
+        try:
+            return means.inspect(record.order) if is_whole else means.look(record.order)
+        except MeansError as error:
+            raise RefusedError("unsupported", str(error)) from None
+
+    def put(self, record: Record, *, left_ms: int | None, replaced: tuple[str, ...] = ()) -> Plan:
+        """Put a record's order in force as it would be planned now, and remember how that looks.
+
+        Raises:
+            MeansError: it was refused, and what was there is there still.
+        """
+        means = self.means(record.order)
+        planned = means.plan(record.order, left_ms=left_ms, replaced=replaced)
+        if planned.refusal:
+            raise MeansError(planned.refusal)
+        means.put(planned)
+        until = None if left_ms is None else time.monotonic() + left_ms / 1000
+        self.expected[record.name] = Expectation(self.shape(record), lease_until=until)
+        return planned
+
+    def shape(self, record: Record) -> str:
+        """The plan as it would be now, without what differs from time to time."""
+        return self.means(record.order).plan(record.order, left_ms=None).transaction
+
+    def adopt(self, record: Record, shape: str, force: Force) -> None:
+        """Take what is in force for what it should be."""
+        left_s = None if force.lease_left_ms is None else force.lease_left_ms / 1000
+        until = None if left_s is None else time.monotonic() + left_s
+        known = self.expected.get(record.name)
+        self.expected[record.name] = Expectation(
+            known.shape if known else shape, force.written, known.lease_until if known else until
+        )
+
+    def note_ruleset_of(self, record: Record) -> None:
+        """As `note_ruleset`, with the lock held."""
+        if self.records.history.ruleset(record.name, "before") is None:
+            try:
+                during = self.host.ruleset()
+                self.records.history.keep_ruleset(record.name, "during", during)
+                self.records.history.keep_ruleset(record.name, "before", without_ours(during))
+            except MeansError as error:
+                self.note(record, "ruleset not kept", why=str(error))
+
+    def note(self, record: Record, what: str, **more: object) -> None:
+        """Add a line to the history."""
+        self.records.history.note(record.order.order_id, what, at=self.now().isoformat(), **more)
