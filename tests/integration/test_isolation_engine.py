@@ -100,7 +100,7 @@ async def test_a_host_is_isolated_proved_and_released(four: Desk) -> None:
     assert found.outcome is Outcome.OK, found.detail
     assert found.detail.startswith("dark to web")
     assert rules(four, "web1").is_dark()
-    assert rules(four, "web1").calls()[:4] == ["Plan", "Arm", "Confirm", "Commit"]
+    assert rules(four, "web1").calls()[:5] == ["Status", "Plan", "Arm", "Confirm", "Commit"]
     times = found.isolation
     assert times is not None
     assert 0 < times.armed_ms <= times.confirmed_ms <= times.proved_ms <= times.committed_ms
@@ -175,7 +175,7 @@ async def test_evidence_is_sealed_before_a_host_is_touched(four: Desk) -> None:
     found = (await isolate(four, "web1", how=IsolationWish()))["web1"]
 
     assert found.outcome is Outcome.OK, found.detail
-    assert order == ["Plan", "fetched", "Arm", "Confirm", "Commit"], "the same bytes are not fetched twice"
+    assert order == ["Status", "Plan", "fetched", "Arm", "Confirm", "Commit"], "the same bytes are not fetched twice"
     sealed = await four.engine.records.list(incident_id="", host="web1")
     assert [e.profile for e in sealed] == ["volatile", "isolation"]
     assert found.evidence_id == sealed[0].id
@@ -549,6 +549,52 @@ async def test_a_release_in_the_middle_of_an_isolation_ends_it(four: Desk) -> No
     assert "released by somebody else meanwhile" in found.detail
     assert not web1.is_dark()
     assert (await record(four, "web1")).phase is Phase.RELEASED
+
+
+async def test_what_is_isolated_already_stays_as_it_is(four: Desk) -> None:
+    """It is silent before and after: looked at again it would seem unproved, and be let back."""
+    await isolate(four, "web1")
+    first = await record(four, "web1")
+
+    again = (await isolate(four, "web[1-2]", operator="bob"))["web1"]
+
+    assert again.outcome is Outcome.OK
+    assert again.detail.startswith(f"isolated already, by order {first.order_id} of ")
+    assert rules(four, "web1").is_dark()
+    assert await record(four, "web1") == first
+
+
+async def test_of_two_who_isolate_at_once_the_second_is_told_to_wait(four: Desk) -> None:
+    """By the host's kernel, or before that by the record; the first one's proof is not disturbed."""
+    web1 = rules(four, "web1")
+    others: list[HostOutcome] = []
+
+    async def second() -> None:
+        others.append((await isolate(four, "web1", operator="bob"))["web1"])
+
+    web1.on_call = lambda name: second() if name in ("Arm", "Confirm") and len(others) < 2 else None
+    found = (await isolate(four, "web1"))["web1"]
+
+    assert found.outcome is Outcome.OK
+    assert [(o.outcome, o.reason) for o in others] == [(Outcome.FAILED, "busy")] * 2
+    assert "alice is isolating it too" in others[0].detail
+    assert "it is being isolated now, by order" in others[1].detail
+    assert (await record(four, "web1")).phase is Phase.COMMITTED
+
+
+async def test_an_old_answer_undoes_nothing_that_was_done_since(four: Desk) -> None:
+    """A status that waited for a slow host must not call another lifted which was isolated meanwhile."""
+    web2 = rules(four, "web2")
+    isolated: list[dict[str, HostOutcome]] = []
+
+    async def meanwhile() -> None:
+        isolated.append(await isolate(four, "web1"))
+
+    web2.on_call = lambda name: meanwhile() if name == "Status" and not isolated else None
+    await four.engine.isolations.status(TargetSpec(("web[1-2]",)))
+
+    assert isolated[0]["web1"].outcome is Outcome.OK
+    assert (await record(four, "web1")).phase is Phase.COMMITTED
 
 
 async def test_a_release_says_what_is_not_as_it_was(four: Desk) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from fireline_controller.engine import isolation_entries as entries
-from fireline_controller.engine.grounds import Subject, is_own, require_enrolled, said_own, withdraw_waiting
+from fireline_controller.engine.grounds import Subject, is_own, require_enrolled, said_own, withdraw, withdraw_waiting
 from fireline_controller.engine.looking import Views, Witnesses
 from fireline_controller.hosts import IsolationPlan, vantage
 from fireline_controller.isolation import Isolation, Phase
@@ -50,6 +50,37 @@ async def prepare(subject: Subject) -> Prepared:
         if subject.wish.hold_s and not subject.ground.waiting:
             raise await _held(subject, draft, error) from None
         raise
+
+
+async def standing_already(subject: Subject) -> HostOutcome | None:
+    """The outcome for a host on which the same thing stands already, by its kernel: it is left alone.
+
+    To look whether it is dark would prove nothing, for it was silent before, and to let it back for that would open it.
+
+    Raises:
+        HostError: the host can't be asked, or somebody else is isolating it now.
+    """
+    try:
+        status = await subject.client.isolation_status(timeout_s=subject.command_s)
+    except Unreachable:
+        return None  # told, and kept where that was asked for, by what comes next
+    same = [s for s in status.isolations if s.scope == str(subject.wish.scope) and s.phase != "none"]
+    if not same:
+        return None
+    by = f"order {same[0].order_id} of {same[0].operator or 'somebody'}"
+    if same[0].phase != "committed":
+        raise subject.failed(f"it is being isolated now, by {by}: wait for the end of that", "busy")
+    await subject.record(lambda tx: _note_standing(tx, subject, same[0].order_id))
+    detail = f"isolated already, by {by}; to change what stays open, release it first"
+    return HostOutcome(subject.host.name, Outcome.OK, detail)
+
+
+def _note_standing(tx: Transaction, subject: Subject, order_id: str) -> None:
+    """What waited for the host waits no more."""
+    now = subject.rooms.now()
+    for waiting in tx.isolations({Phase.PENDING}, subject.host.name):
+        if waiting.scope == str(subject.wish.scope):
+            withdraw(tx, waiting, now, f"not needed: {order_id} stands")
 
 
 async def _plan(subject: Subject, draft: Isolation) -> IsolationPlan:

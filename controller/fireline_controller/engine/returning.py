@@ -56,12 +56,13 @@ class Returning:
         await asyncio.gather(*self._carrying.values(), return_exceptions=True)
 
     async def _seen(self, host: Host) -> None:
+        asked_at = self._rooms.now()
         status = await self._fleet.client(host).isolation_status(timeout_s=_TIMEOUT_S)
         now = self._rooms.now()
 
         def settled(tx: Transaction) -> tuple[Isolation, ...]:
             standing.expire(tx, now)
-            standing.reconcile(tx, host.name, status, now)
+            standing.reconcile(tx, host.name, status, asked_at=asked_at, now=now)
             return tx.isolations(STANDING, host.name)
 
         left = await self._rooms.store.run(settled)
