@@ -12,11 +12,12 @@ from typing import Final, TypeVar
 
 from fireline_agent.hands import namespaces
 from fireline_agent.hands.nft import Nft, NftError
-from fireline_agent.isolation import cutting, facts, force, rules
+from fireline_agent.isolation import cutting, facts, rules
 from fireline_agent.isolation.containers import Container, Containers
+from fireline_agent.isolation.force import inspect, is_as_rehearsed, rehearsed
 from fireline_agent.isolation.means import Force, Harvest, MeansError
 from fireline_agent.isolation.model import Capability, Place, Plan, table_name
-from fireline_agent.isolation.plan import in_container
+from fireline_agent.isolation.plan import in_container, nameable
 from fireline_wire.isolation import IsolationOrder
 
 R = TypeVar("R")
@@ -76,13 +77,28 @@ class ContainerNet:
         """The weakest of them counts. Where no container runs, nothing is stopped and nothing is missing."""
         name = table_name(order.order_id)
         found = self._containers.selected(order.scope)
-        seen = [self._in(container.namespace, lambda nft: force.inspect(nft, name)) for container in found]
+        seen = [self._in(container.namespace, lambda nft: inspect(nft, name)) for container in found]
         left = [one.lease_left_ms for one in seen if one.lease_left_ms is not None]
         return Force(
             is_there=all(one.is_there for one in seen),
             lease_left_ms=min(left, default=None),
             dropped_packets=sum(one.dropped_packets for one in seen),
             written="".join(one.written for one in seen),
+        )
+
+    def is_as_planned(self, plan: Plan, force: Force) -> bool:
+        """Rehearsed for every container anew: there are few, and they come and go."""
+        if self._nft is None:
+            raise MeansError("nft is missing: install the package nftables")
+        name = table_name(plan.order.order_id)
+        seen = [self._in(place.namespace, lambda nft: inspect(nft, name).written) for place in plan.places]
+        try:
+            wanted = [rehearsed(self._nft, place.transaction, name) for place in plan.places]
+        except (NftError, OSError) as error:
+            raise MeansError(str(error)) from None
+        return all(
+            is_as_rehearsed(one, other, place.interfaces)
+            for one, other, place in zip(seen, wanted, plan.places, strict=True)
         )
 
     def make_permanent(self, order: IsolationOrder) -> None:
@@ -116,7 +132,8 @@ class ContainerNet:
         with _entered(container.namespace):
             network = facts.network()
         text = in_container(order, network=network, capability=self._capability, left_ms=left_ms, replaced=replaced)
-        return Place(f"{container.name} ({container.id[:12]})", container.namespace, text)
+        interfaces = nameable(network.links)
+        return Place(f"{container.name} ({container.id[:12]})", container.namespace, text, interfaces)
 
     def _lifted(self, name: str) -> str:
         """Take the table away in this thread's namespace; why not, or empty."""

@@ -1,15 +1,18 @@
 """What of an isolation is in force, read from the kernel and never from what we remember."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
+from fireline_agent.hands import namespaces
 from fireline_agent.hands.nft import Nft
 from fireline_agent.isolation.means import Force
 from fireline_agent.isolation.model import FAMILIES, TABLE_PREFIX
 
 _OURS: Final = re.compile(re.escape(TABLE_PREFIX) + r"[0-9a-f]{8}\Z")
 _LEASE: Final = re.compile(r" timeout [0-9dhms]+")
+_DEVICES: Final = re.compile(r"\bdevices? (?:= \{[^}]*\}|\"[^\"]*\")")
+_DEVICE: Final = re.compile(r"[^\s{},=\"]+")
 _HEADER: Final = re.compile(r"table \S+ (\S+) \{$")
 
 
@@ -44,8 +47,34 @@ def inspect(nft: Nft, name: str) -> Force:
         # The shortest lease counts: where one table has let go, the host is not dark.
         lease_left_ms=min((ms for ms in left if ms is not None), default=None),
         dropped_packets=sum(_dropped(part) for part in parts),
-        written=_LEASE.sub("", "".join(nft.written(family, name) for family in families)),
+        written="".join(nft.written(family, name) for family in families),
     )
+
+
+def rehearsed(nft: Nft, transaction: str, name: str) -> str:
+    """What this kernel and its nft would write of a transaction, found in a namespace that is thrown away.
+
+    So nobody can pass off changed rules as ours, however soon after us they were changed.
+
+    Raises:
+        NftError: it is refused.
+        OSError: there can be no such namespace.
+    """
+    with namespaces.throw_away():
+        nft.apply(_DEVICES.sub('device "lo"', transaction))
+        return inspect(nft, name).written
+
+
+def is_as_rehearsed(written: str, rehearsal: str, devices: Collection[str]) -> bool:
+    """Whether what is written is what was rehearsed, leases left out, on these devices."""
+    found = {
+        frozenset(_DEVICE.findall(place)) - {"device", "devices"} for place in _DEVICES.findall(_LEASE.sub("", written))
+    }
+    return _bare(written) == _bare(rehearsal) and found <= {frozenset(devices)}
+
+
+def _bare(written: str) -> str:
+    return _DEVICES.sub("devices", _LEASE.sub("", written))
 
 
 def own_names(nft: Nft) -> set[str]:

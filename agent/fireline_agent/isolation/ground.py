@@ -23,15 +23,6 @@ BY_CODE: Final = "released on the console with the code"
 
 
 @dataclass
-class Expectation:
-    """How an isolation looked when it was put in force: what upkeep compares with."""
-
-    shape: str
-    written: str = ""
-    lease_until: float | None = None  # of the monotonic clock; None for ever
-
-
-@dataclass
 class Ground:
     """The isolations of one host, in one process. `others` carry out scopes that are not the host's, by their kind."""
 
@@ -40,7 +31,8 @@ class Ground:
     host: HostNet
     others: Mapping[str, Means]
     now: Callable[[], datetime]
-    expected: dict[str, Expectation] = field(default_factory=dict)
+    # When leases end that this process began, by the monotonic clock: what a flush leaves of them.
+    leases: dict[str, float] = field(default_factory=dict)
 
     def live(self) -> list[Record]:
         """The records whose rules are wanted now: not those that another took the place of, which may come back."""
@@ -65,7 +57,7 @@ class Ground:
             raise RefusedError("unsupported", str(error)) from None
 
     def put(self, record: Record, *, left_ms: int | None, replaced: tuple[str, ...] = ()) -> Plan:
-        """Put a record's order in force as it would be planned now, and remember how that looks.
+        """Put a record's order in force as it would be planned now.
 
         Raises:
             MeansError: it was refused, and what was there is there still.
@@ -75,22 +67,9 @@ class Ground:
         if planned.refusal:
             raise MeansError(planned.refusal)
         means.put(planned)
-        until = None if left_ms is None else time.monotonic() + left_ms / 1000
-        self.expected[record.name] = Expectation(self.shape(record), lease_until=until)
+        if left_ms is not None:
+            self.leases[record.name] = time.monotonic() + left_ms / 1000
         return planned
-
-    def shape(self, record: Record) -> str:
-        """The plan as it would be now, without what differs from time to time."""
-        return self.means(record.order).plan(record.order, left_ms=None).transaction
-
-    def adopt(self, record: Record, shape: str, force: Force) -> None:
-        """Take what is in force for what it should be."""
-        left_s = None if force.lease_left_ms is None else force.lease_left_ms / 1000
-        until = None if left_s is None else time.monotonic() + left_s
-        known = self.expected.get(record.name)
-        self.expected[record.name] = Expectation(
-            known.shape if known else shape, force.written, known.lease_until if known else until
-        )
 
     def note_ruleset_of(self, record: Record) -> None:
         """As `note_ruleset`, with the lock held."""

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from fireline_agent.hands.nft import Nft, NftError
 from fireline_agent.isolation import cutting, facts, force, rules
+from fireline_agent.isolation.force import is_as_rehearsed, rehearsed
 from fireline_agent.isolation.means import Force, Harvest, MeansError
 from fireline_agent.isolation.model import Capability, Identity, Plan, table_name
 from fireline_agent.isolation.plan import plan
@@ -20,6 +21,7 @@ class HostNet:
         self._nft = nft
         self._identity = identity
         self._capability = capability
+        self._rehearsed = ("", "")
 
     @property
     def capability(self) -> Capability:
@@ -51,6 +53,14 @@ class HostNet:
         """The order's tables as the kernel has them."""
         with self._program() as nft:
             return force.inspect(nft, table_name(order.order_id))
+
+    def is_as_planned(self, plan: Plan, force: Force) -> bool:
+        """Rehearsed once, and again when the plan is another one."""
+        if self._rehearsed[0] != plan.transaction:
+            with self._program() as nft:
+                name = table_name(plan.order.order_id)
+                self._rehearsed = (plan.transaction, rehearsed(nft, plan.transaction, name))
+        return is_as_rehearsed(force.written, self._rehearsed[1], plan.interfaces)
 
     def make_permanent(self, order: IsolationOrder) -> None:
         """The same element without a time-out, in every table or in none."""
@@ -89,5 +99,5 @@ class HostNet:
             raise MeansError("nft is missing: install the package nftables")
         try:
             yield self._nft
-        except NftError as error:
+        except (NftError, OSError) as error:
             raise MeansError(str(error)) from None

@@ -201,8 +201,7 @@ class Keeper(Ground):
             raise RefusedError("not_proved", f"order {record.order.order_id}: the lease ran out: {error}") from None
         for order_id in record.replaces:
             self._drop_replaced(order_id)
-        if record.name in self.expected:
-            self.expected[record.name].lease_until = None
+        self.leases.pop(record.name, None)
         self.note(committed, "committed")
         return _standing(committed, Force(is_there=True, lease_left_ms=None))
 

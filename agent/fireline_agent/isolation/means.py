@@ -15,8 +15,7 @@ class MeansError(Exception):
 class Force:
     """What of an isolation is in force. `is_there` also where nothing is stopped any more, since the lease ran out.
 
-    `lease_left_ms` is None where it stands for ever, 0 where nothing is stopped. `written` is what is there, the lease
-    left out, to be compared with an earlier look.
+    `lease_left_ms` is None where it stands for ever, 0 where nothing is stopped. `written` is what is there.
     """
 
     is_there: bool = False
@@ -52,6 +51,9 @@ class Means(Protocol):
 
     def inspect(self, order: IsolationOrder) -> Force:
         """All that can be told of it."""
+
+    def is_as_planned(self, plan: Plan, force: Force) -> bool:
+        """Whether what is there is the plan, whatever its lease."""
 
     def make_permanent(self, order: IsolationOrder) -> None:
         """End the lease; refused where it has run out."""

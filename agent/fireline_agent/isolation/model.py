@@ -96,11 +96,12 @@ class Capability:
 
 @dataclass(frozen=True)
 class Place:
-    """A container's network namespace, the path that opens it, and what is put in force there."""
+    """A container's network namespace: the path that opens it, what is put in force there, on which interfaces."""
 
     label: str
     namespace: str
     transaction: str
+    interfaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

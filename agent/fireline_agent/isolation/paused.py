@@ -61,6 +61,10 @@ class Paused:
         """The same: there are no packets to count."""
         return self.look(order)
 
+    def is_as_planned(self, plan: Plan, force: Force) -> bool:
+        """Who stands still, does."""
+        return force.is_there
+
     def make_permanent(self, order: IsolationOrder) -> None:
         """End the lease."""
         make_permanent(self._folder, order)

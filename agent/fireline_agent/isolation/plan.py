@@ -5,7 +5,7 @@ Pure. Leaves to others: the text of the rules (rules), what this host is (facts)
 
 import ipaddress
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from fireline_agent.isolation import rules
@@ -38,7 +38,7 @@ def plan(
     refusal = capability.refusal or _refusal(order)
     if refusal:
         return Plan(order, refusal=refusal)
-    devices = [link.name for link in _closed(network.links, capability) if _NAMEABLE.match(link.name)]
+    devices = nameable(_closed(network.links, capability))
     tables = _tables(order, network, identity, capability, devices, rules.lease(left_ms))
     former = "".join(rules.remove(table_name(other), tables) for other in replaced)
     return Plan(
@@ -47,7 +47,7 @@ def plan(
         replaced=tuple(replaced),
         transaction=former + "".join(tables.values()),
         tables=tuple(tables),
-        interfaces=tuple(devices) if "netdev" in tables else (),
+        interfaces=devices if "netdev" in tables else (),
         effects=tuple(_effects(order, identity)),
         lacks=(*capability.lacks, *_unnameable(network.links)),
     )
@@ -63,7 +63,7 @@ def in_container(
 ) -> str:
     """The transaction in a container's namespace, whose network this is."""
     name, lease = table_name(order.order_id), rules.lease(left_ms)
-    devices = [link.name for link in network.links if not link.is_loopback and _NAMEABLE.match(link.name)]
+    devices = nameable(network.links)
     tables = {"inet": rules.container_inet(name, order, network.prefixes6, lease)}
     if capability.has_ingress and devices:
         tables["netdev"] = rules.container_netdev(
@@ -104,6 +104,11 @@ def _refusal(order: IsolationOrder) -> str:
         if network.prefixlen == 0:
             return f"peer {network} is everybody: isolate the host instead"
     return ""
+
+
+def nameable(links: Iterable[Link]) -> tuple[str, ...]:
+    """The names of those that are no loopback and that nft can be given."""
+    return tuple(link.name for link in links if not link.is_loopback and _NAMEABLE.match(link.name))
 
 
 def _closed(links: Sequence[Link], capability: Capability) -> Iterator[Link]:

@@ -88,7 +88,7 @@ def let_go(
     difference = _difference(ground, records)
     for name in {record.name for record in records} | (ground.records.names() if is_all else set()):
         ground.records.forget(name)
-        ground.expected.pop(name, None)
+        ground.leases.pop(name, None)
     for record in records:
         ground.records.history.note(record.order.order_id, how, at=ground.now().isoformat(), difference=difference)
     ground.records.history.prune(ground.records.names())

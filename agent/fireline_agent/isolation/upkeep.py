@@ -111,13 +111,12 @@ class Upkeep:
         force = ground.look(record)
         if force.is_there and force.lease_left_ms != 0:
             return
-        expected = ground.expected.get(record.name)
-        left_s = (expected.lease_until or 0) - time.monotonic() if expected else 0.0
+        left_s = ground.leases.get(record.name, 0.0) - time.monotonic()
         if not force.is_there and left_s > 0:
             return  # somebody flushed it while the lease ran: a drift
         ground.means(record.order).lift(record.order)
         ground.records.forget(record.name)
-        ground.expected.pop(record.name, None)
+        ground.leases.pop(record.name, None)
         ground.records.history.note(record.order.order_id, LAPSED, at=ground.now().isoformat())
 
     def _recovered(self, record: Record) -> None:
@@ -155,28 +154,22 @@ class Upkeep:
             return "it was not in force, or not all of it"
         if record.phase is Phase.COMMITTED and force.lease_left_ms is not None:
             return "the drops had an end"
-        shape = ground.shape(record)
-        expected = ground.expected.get(record.name)
-        if expected is None or not expected.written:
-            # First look after it was put in force: the kernel's own words for it.
-            ground.adopt(record, shape, force)
-            return ""
-        if shape != expected.shape:
-            return "the network changed: an interface, a bridge or an address"
-        return "the rules were changed" if force.written != expected.written else ""
+        means = ground.means(record.order)
+        plan = means.plan(record.order, left_ms=None)
+        if plan.refusal:
+            raise MeansError(plan.refusal)
+        return "" if means.is_as_planned(plan, force) else "the rules, or the network that they are for, were changed"
 
     def _left_ms(self, record: Record, force: Force) -> int:
-        expected = self._ground.expected.get(record.name)
         if force.lease_left_ms:
             return force.lease_left_ms
-        return max(1, int(((expected.lease_until if expected else None) or 0) - time.monotonic()) * 1000)
+        return max(1, int((self._ground.leases.get(record.name, 0.0) - time.monotonic()) * 1000))
 
     def _due_s(self, record: Record) -> float:
         every_s = self._ground.means(record.order).look_every_s
         if record.phase is Phase.COMMITTED:
             return every_s
-        expected = self._ground.expected.get(record.name)
-        left_s = (expected.lease_until or 0) - time.monotonic() if expected else 0.0
+        left_s = self._ground.leases.get(record.name, 0.0) - time.monotonic()
         return min(every_s, max(_SPARE_S, left_s + _SPARE_S))
 
     def _report(self) -> None:

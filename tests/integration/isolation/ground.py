@@ -1,5 +1,6 @@
 """Lab hosts with agents of one authority, signed orders, and a controller's calls to them over mutual TLS."""
 
+import base64
 import dataclasses
 import hashlib
 import itertools
@@ -16,11 +17,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fireline_agent.keys import KeyFolder
 from fireline_controller import pki
-from fireline_wire import envelope
+from fireline_wire import envelope, transfer
 from fireline_wire.identity import agent_dns
 from fireline_wire.isolation import PAYLOAD_TYPE, IsolationOrder, Scope
+from fireline_wire.manifest import Manifest
 from fireline_wire.tls import channel_credentials
-from fireline_wire.v1 import host_pb2_grpc, isolation_pb2, isolation_pb2_grpc
+from fireline_wire.v1 import capture_pb2, capture_pb2_grpc, host_pb2_grpc, isolation_pb2, isolation_pb2_grpc
 from tests.fakes.fleet_keys import certified_agent, new_authority
 from tests.fleet import AGENT_CONFIG, BIN
 from tests.integration.agent.agents import context
@@ -118,6 +120,29 @@ class Controller:
     def host(self) -> Any:
         """The Host service."""
         return host_pb2_grpc.HostStub(self.channel)
+
+    async def capture(self, ordered: capture_pb2.CaptureRequest) -> dict[str, bytes]:
+        """Run a capture; its artifacts by name."""
+        calls: Any = capture_pb2_grpc.CaptureStub(self.channel)
+        async for _ in calls.Run(ordered, timeout=30):
+            pass
+        sealed = json.loads(await self._fetched(ordered, manifest=True))
+        manifest = Manifest.parse(base64.b64decode(sealed["payload"]))
+        return {
+            artifact.name: await self._fetched(
+                ordered, chunks=[capture_pb2.ChunkRange(artifact=artifact.name, first=0, count=len(artifact.chunks))]
+            )
+            for artifact in manifest.artifacts
+            if artifact.chunks
+        }
+
+    async def _fetched(self, ordered: capture_pb2.CaptureRequest, **wanted: Any) -> bytes:
+        capture = ordered.context.request_id
+        request = capture_pb2.FetchRequest(context=context("fetch"), capture_request_id=capture, **wanted)
+        call: Any = self.channel.unary_stream(
+            transfer.METHOD, request_serializer=capture_pb2.FetchRequest.SerializeToString
+        )
+        return b"".join([message async for message in call(request, timeout=30)])
 
     async def plan(self, order: IsolationOrder) -> isolation_pb2.IsolationPlan:
         """What an order would do."""
