@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fireline_controller.isolation import IN_FORCE, Isolation, Phase
 from fireline_controller.model import (
     Certificate,
     ChunkPlace,
@@ -17,6 +18,7 @@ from fireline_controller.model import (
     Finding,
     Host,
     HostOutcome,
+    IsolationTimes,
     Line,
     NotFound,
     Operation,
@@ -91,6 +93,29 @@ APPROVAL = Approval(
     expires_at=NOW + timedelta(minutes=15),
     demands=(Demand(2, ("bob", "carol")), Demand(1)),
     votes=(Vote("bob", NOW, approves=True), Vote("carol", NOW, approves=False, reason="no")),
+)
+ISOLATION = Isolation(
+    order_id="op-1.web-1",
+    host="web-1",
+    scope="host",
+    phase=Phase.ARMING,
+    operation_id="op-1",
+    incident_id="INC-20260501-123015",
+    operator="alice",
+    reason="drill",
+    code="AAAA-BBBB-CCCC-DDDD",
+    controllers=("198.18.0.254", "2001:2::fe"),
+    allowances=("192.0.2.7:22/tcp",),
+    lease_s=40,
+    fence_token=7,
+    force="",
+    unproved="",
+    without_evidence=True,
+    ordered_at=NOW,
+    places=(("198.18.0.1", 22), ("2001:2::1", 22)),
+    proof="dark to web-2",
+    armed_at=NOW,
+    not_after=NOW + timedelta(hours=24),
 )
 # What a terminal, a template or a database could trip over.
 ODD_TEXTS = ["", "caf\u00e9 \U0001f525", "a\nb\x1b[31m", "'; DROP TABLE journal; --", "%s %(name)s :name {x}"]
@@ -303,6 +328,15 @@ class TestWork:
         store.run_now(_putting(Transaction.put_operation, (second, OPERATION, strange)))
 
         assert store.run_now(lambda tx: tx.operations(OPERATION.incident_id)) == (OPERATION, second)
+
+    def test_the_times_of_an_isolation_come_back_with_its_outcome(self, store: Store) -> None:
+        """Milliseconds of each phase, and the witnesses."""
+        times = IsolationTimes(armed_ms=20, proved_ms=900, witnesses=("web-2",))
+        outcomes = [HostOutcome("web-1", Outcome.OK, isolation=times), HostOutcome("web-2", Outcome.FAILED)]
+        store.run_now(lambda tx: tx.put_operation(OPERATION))
+        store.run_now(lambda tx: tx.finish_operation("op-1", outcomes, NOW))
+
+        assert store.read_now(lambda tx: tx.operation("op-1")).outcomes == tuple(outcomes)
 
     def test_an_operation_that_is_not_known_is_named(self, store: Store) -> None:
         """By its id."""
@@ -587,3 +621,37 @@ class TestAgreement:
         store.run_now(lambda tx: tx.revoke("0c", NOW))
 
         assert store.run_now(lambda tx: tx.operator_certificates()) == (operator,)
+
+
+class TestIsolations:
+    """What was ordered for which host."""
+
+    def test_an_isolation_comes_back_as_it_was_put(self, store: Store) -> None:
+        """Addresses, places and times too."""
+        store.run_now(lambda tx: tx.put_isolation(ISOLATION))
+
+        assert store.read_now(lambda tx: tx.isolation("op-1.web-1")) == ISOLATION
+
+    def test_an_isolation_that_is_put_again_has_moved_on(self, store: Store) -> None:
+        """One row for each order."""
+        done = replace(ISOLATION, phase=Phase.COMMITTED, committed_at=NOW)
+        store.run_now(lambda tx: tx.put_isolation(ISOLATION))
+        store.run_now(lambda tx: tx.put_isolation(done))
+
+        assert store.read_now(lambda tx: tx.isolations(set(Phase))) == (done,)
+
+    def test_isolations_are_found_by_phase_and_host_in_their_order(self, store: Store) -> None:
+        """Those that may be in force, of all or of one."""
+        later = replace(ISOLATION, order_id="op-0.web-2", host="web-2", ordered_at=NOW + timedelta(seconds=1))
+        ended = replace(ISOLATION, order_id="op-2.web-1", phase=Phase.RELEASED)
+        for one in (later, ended, ISOLATION):
+            store.run_now(lambda tx, one=one: tx.put_isolation(one))  # type: ignore[misc]  # a default
+
+        assert store.read_now(lambda tx: tx.isolations(IN_FORCE)) == (ISOLATION, later)
+        assert store.read_now(lambda tx: tx.isolations(IN_FORCE, "web-2")) == (later,)
+        assert store.read_now(lambda tx: tx.isolations({Phase.PENDING})) == ()
+
+    def test_an_isolation_that_is_not_known_is_named(self, store: Store) -> None:
+        """With where to look."""
+        with pytest.raises(NotFound, match="isolation 'op-9' is not known; `fireline isolation status` shows"):
+            store.read_now(lambda tx: tx.isolation("op-9"))

@@ -51,6 +51,7 @@ class FakeIsolation:
     plan: dict[str, Any] = field(default_factory=dict)
     """What the plan says instead."""
     lost_at: str = ""
+    lacks: tuple[str, ...] = ()
     keeps_rules: bool = False
     difference: str = ""
     sees: "isolation_pb2.Seen.How.ValueType | None" = None
@@ -152,7 +153,7 @@ class FakeIsolation:
         state = State(order_id=order.order_id, scope=str(order.scope), phase=State.PHASE_ARMED)
         state.controllers.extend(order.controllers)
         self.orders[order.order_id] = state
-        return isolation_pb2.Armed(nonce=self._nonce, applied_us=900, sockets_killed=3, state=state)
+        return isolation_pb2.Armed(nonce=self._nonce, applied_us=900, sockets_killed=3, lacks=self.lacks, state=state)
 
     def _known(self, order_id: str) -> State | status.Refusal:
         self.is_dark()

@@ -236,7 +236,7 @@ async def test_silence_proves_nothing_where_nothing_answered_before(four: Desk) 
 
     kept = (await isolate(four, "web1", how=replace(NOW, unproved="it serves nothing")))["web1"]
     assert kept.outcome is Outcome.OK
-    assert kept.detail.startswith("NOT PROVED from outside: nothing answered")
+    assert kept.detail.startswith("NOT PROVED dark: nothing answered")
     assert kept.isolation is not None
     assert kept.isolation.proved_ms == 0
     last = (await lines(four, "web1"))[-1].entry
@@ -348,16 +348,72 @@ async def test_a_host_that_can_not_be_isolated_says_why_in_its_plan(four: Desk) 
 
 
 async def test_the_controllers_own_host_is_never_isolated(four: Desk) -> None:
-    """Forced or not."""
-    rules(four, "web1").plan = {"machine_id": vantage.machine_id() or "none"}
-    (ours,) = [a for a in vantage.own_addresses() if a == "127.0.0.1"]
-    assert ours
+    """Forced or not: it is known by the way there, which is nobody's word."""
+    await move(four, "web1", f"{own_address()}:7700")
 
     found = (await isolate(four, "web1", how=replace(NOW, force="I know what I do")))["web1"]
 
-    if vantage.machine_id():
-        assert (found.outcome, found.reason) == (Outcome.DENIED, "lockout")
-        assert found.detail.endswith("is this controller's own: it is never isolated")
+    assert (found.outcome, found.reason) == (Outcome.DENIED, "lockout")
+    assert found.detail == "web1: it is this controller's own host: it is never isolated"
+
+
+def own_address() -> str:
+    """An address of this machine that others could reach it at."""
+    return min(a for a in vantage.own_addresses() if ":" not in a and not a.startswith("127."))
+
+
+async def test_a_host_that_only_says_it_is_the_controllers_own_can_be_forced(four: Desk) -> None:
+    """I8: whoever holds it could say so in order to be spared."""
+    rules(four, "web1").plan = {"addresses": [own_address()]}
+
+    found = (await isolate(four, "web1"))["web1"]
+    assert (found.outcome, found.reason) == (Outcome.DENIED, "lockout")
+    assert "web1: it says that its address is " in found.detail
+
+    forced = (await isolate(four, "web1", how=replace(NOW, force="it lies", unproved="it lies")))["web1"]
+    assert forced.outcome is Outcome.OK, forced.detail
+
+
+async def test_a_host_that_names_places_which_never_fall_silent_can_stay_cut_off(four: Desk) -> None:
+    """I8: with somebody else's address as its own it would be let back each time; the operator may say otherwise."""
+    rules(four, "web1").plan = {"addresses": [rules(four, "web1").address, rules(four, "web2").address]}
+
+    found = (await isolate(four, "web1"))["web1"]
+    assert (found.outcome, found.reason) == (Outcome.FAILED, "not_proved")
+
+    kept = (await isolate(four, "web1", how=replace(NOW, unproved="that is web2's address")))["web1"]
+    assert kept.outcome is Outcome.OK
+    assert kept.detail.startswith("NOT PROVED dark: it still answers: [2001:2:0:f00d::2]:")
+
+
+async def test_two_operators_can_not_take_both_members_of_a_group(tmp_path: Path) -> None:
+    """Each of them saw the other member healthy; the second one to put it on record is refused."""
+    async with desk(tmp_path / "state", SETTINGS) as made:
+        for name in ("db1", "db2"):
+            await made.enrol(name, service="orders")
+        await made.enrol("web1")
+        other: list[dict[str, HostOutcome]] = []
+
+        async def first() -> None:
+            other.append(await isolate(made, "db2", operator="bob"))
+
+        rules(made, "db1").on_call = lambda name: first() if name == "Plan" and not other else None
+        found = (await isolate(made, "db1"))["db1"]
+
+        assert other[0]["db2"].outcome is Outcome.OK
+        assert (found.outcome, found.reason) == (Outcome.DENIED, "policy_denied")
+        assert "would lose its last healthy member db1" in found.detail
+        assert not rules(made, "db1").is_dark()
+
+
+async def test_what_a_host_can_not_close_is_said(four: Desk) -> None:
+    """Never silently skipped."""
+    rules(four, "web1").lacks = ("no bridge hook: containers on one bridge still reach one another",)
+
+    found = (await isolate(four, "web1"))["web1"]
+
+    assert found.outcome is Outcome.OK
+    assert "; no bridge hook: containers on one bridge still reach one another" in found.detail
 
 
 async def test_a_host_that_is_lost_while_armed_is_let_back_by_its_kernel(four: Desk) -> None:
@@ -697,12 +753,12 @@ async def test_a_plan_changes_nothing_and_says_whom_it_hurts(tmp_path: Path) -> 
 
 
 async def test_a_part_of_a_host_is_known_by_its_kernel_alone(four: Desk) -> None:
-    """A container without ports leaves nothing to look at from outside: said, and no failure."""
-    rules(four, "web1").plan = {"addresses": [], "ports": []}
+    """The host's ports go on answering while a container of it is cut off: they prove nothing, and are no leak."""
     scope = type(NOW.scope)("container", "checkout")
 
     found = (await isolate(four, "web1", how=replace(NOW, scope=scope)))["web1"]
 
     assert found.outcome is Outcome.OK
-    assert found.detail.startswith("NOT PROVED from outside: nothing answered anybody before")
+    assert found.detail == "in force by its kernel; a part of a host is not looked at from outside"
     assert (await record(four, "web1")).scope == "container:checkout"
+    assert (await lines(four, "web1"))[-1].entry.summary.startswith("container:checkout of web1 isolated: in force by")

@@ -12,8 +12,9 @@ from fireline_controller.config import Settings
 from fireline_controller.engine.approvals import Approvals
 from fireline_controller.engine.collect import Collection, Rooms
 from fireline_controller.engine.fleet import Hosts
+from fireline_controller.engine.foresight import Planned
 from fireline_controller.engine.incidents import Incidents, IncidentView
-from fireline_controller.engine.isolations import HostIsolations, Isolations, Planned
+from fireline_controller.engine.isolations import HostIsolations, Isolations
 from fireline_controller.engine.operations import Operations, Running
 from fireline_controller.engine.operators import OnDenied, Operator, Operators, current
 from fireline_controller.engine.orders import Orders

@@ -12,7 +12,7 @@ from fireline_controller.engine.operations import Running
 from fireline_controller.engine.orders import Orders
 from fireline_controller.engine.values import IsolationWish, Progress
 from fireline_controller.hosts import Fleet, HostClient, IsolationPlan, Released, vantage
-from fireline_controller.isolation import Isolation, Phase
+from fireline_controller.isolation import IN_FORCE, Isolation, Phase
 from fireline_controller.model import Denied, Host, HostFailed, HostOutcome
 from fireline_controller.profiles import Profile
 from fireline_controller.store import Transaction
@@ -57,6 +57,11 @@ class Subject:
         """What one short call may take, seconds."""
         return self.rooms.settings.fanout.command_deadline_s
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole host is cut off. Of a part only the host's own kernel knows: its ports go on answering."""
+        return self.wish.scope.kind == "host"
+
     def tell(self, doing: str) -> None:
         """Tell the watcher what is done here."""
         self.running.tell(Progress(self.host.name, doing))
@@ -64,6 +69,21 @@ class Subject:
     def failed(self, what: str, reason: str) -> HostFailed:
         """The error to raise, which names the host."""
         return HostFailed(f"{self.host.name}: {what}", reason=reason, retry_helps=reason == "not_proved")
+
+    def require_others(self, tx: Transaction) -> None:
+        """Refuse what somebody else's isolation has made the last member of a group, since this operation began.
+
+        Raises:
+            Denied: it is, and that is not forced.
+        """
+        label = self.rooms.settings.isolation.group_label
+        if not self.is_whole or self.wish.force or not self.host.labels.get(label):
+            return
+        isolated = {one.host for one in tx.isolations(IN_FORCE) if one.scope == "host"} - {self.host.name}
+        for group in judging.groups_hurt(self.ground.hosts, targeted={self.host.name}, isolated=isolated, label=label):
+            if not group.others:
+                message = f"{self.host.name}: {group.hurt(())}; to do it all the same: --force REASON"
+                raise Denied(message, reason="policy_denied")
 
     def witnesses(self, open_addresses: set[str]) -> Witnesses:
         """Those who may look at the host."""
@@ -82,14 +102,19 @@ class Subject:
         return await self.rooms.store.run(work)
 
 
-def own_host(plan: IsolationPlan) -> str:
-    """Why the planned host is this controller's own, or nothing."""
+def said_own(plan: IsolationPlan) -> str:
+    """Why the planned host may be this controller's own, by its own word, or nothing."""
     return judging.own_host(
         machine_id=plan.machine_id,
         addresses=plan.addresses,
         own_machine_id=vantage.machine_id(),
         own_addresses=vantage.own_addresses(),
     )
+
+
+def is_own(way: vantage.Way | None) -> bool:
+    """Whether the way to a host ends on this very machine; over loopback that can't be told."""
+    return way is not None and not way.is_loopback and way.remote in vantage.own_addresses()
 
 
 def require_enrolled(tx: Transaction, host: Host) -> None:

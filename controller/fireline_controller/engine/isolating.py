@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from fireline_controller import isolation as judging
 from fireline_controller.engine import isolation_entries as entries
 from fireline_controller.engine.grounds import Subject, how_restored, require_enrolled, withdraw_waiting
+from fireline_controller.engine.looking import Views
 from fireline_controller.engine.preparing import Prepared, prepare
 from fireline_controller.hosts import Armed, Command
 from fireline_controller.isolation import IN_FORCE, Isolation, Phase, Verdict
@@ -55,6 +56,7 @@ class HostIsolation:
         self._times = IsolationTimes()
         self._until_s = 0.0
         self._is_untouched = True
+        self._lacks: tuple[str, ...] = ()
 
     async def run(self) -> HostOutcome:
         """Isolate the host.
@@ -91,6 +93,7 @@ class HostIsolation:
             waiting = {one.order_id for one in tx.isolations({Phase.PENDING}, subject.host.name)}
             if subject.ground.waiting and not waiting & subject.ground.waiting:
                 raise subject.failed("its order was withdrawn meanwhile", "superseded")
+            subject.require_others(tx)
             places = judging.answered(prepared.before)
             order = replace(prepared.draft, fence_token=tx.next_fence_token(), places=places)
             tx.put_isolation(order)
@@ -105,19 +108,19 @@ class HostIsolation:
         looking = asyncio.ensure_future(prepared.witnesses.again(prepared.before))
         try:
             await self._confirm(order, armed)
-            verdict = judging.judge(prepared.before, await looking)
+            verdict = self._judged(prepared.before, await looking)
         finally:
             looking.cancel()
         if verdict.is_proved:
             self._mark("proved_ms")
-        elif verdict.is_disproved or not self._may_be_unproved():
+        elif self._subject.is_whole and not self._subject.wish.unproved:
             raise self._subject.failed(f"not proved dark: {verdict.sentence}", "not_proved")
         return verdict
 
-    def _may_be_unproved(self) -> bool:
-        """A part of a host may be all that is cut off: then no port tells, and only its kernel knows."""
-        wish = self._subject.wish
-        return bool(wish.unproved) or wish.scope.kind != "host"
+    def _judged(self, before: Views, after: Views) -> Verdict:
+        if self._subject.is_whole:
+            return judging.judge(before, after)
+        return Verdict(False, "in force by its kernel; a part of a host is not looked at from outside")
 
     async def _arm(self, order: Isolation) -> Armed:
         subject, command = self._subject, self._command(order, "arm")
@@ -131,6 +134,7 @@ class HostIsolation:
             raise
         self._mark("armed_ms")
         self._times = replace(self._times, applied_us=armed.applied_us, sockets_killed=armed.sockets_killed)
+        self._lacks = armed.lacks
         return armed
 
     async def _confirm(self, order: Isolation, armed: Armed) -> None:
@@ -243,7 +247,8 @@ class HostIsolation:
 
     def _outcome(self, captured: HostOutcome, verdict: Verdict, lacking: str) -> HostOutcome:
         name = self._subject.host.name
-        proof = verdict.sentence if verdict.is_proved else f"NOT PROVED from outside: {verdict.sentence}"
+        is_settled = verdict.is_proved or not self._subject.is_whole
+        proof = verdict.sentence if is_settled else f"NOT PROVED dark: {verdict.sentence}"
         times = replace(self._times, code_hint=f"fireline isolation code {name} --reason WHY")
-        detail = "; ".join(text for text in (proof, captured.detail, lacking) if text)
+        detail = "; ".join(text for text in (proof, *self._lacks, captured.detail, lacking) if text)
         return replace(captured, outcome=Outcome.OK, detail=detail, reason="", duration_ms=0, isolation=times)

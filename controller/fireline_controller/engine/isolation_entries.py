@@ -34,10 +34,12 @@ def arming(isolation: Isolation, at: datetime, *, witnesses: Mapping[str, int], 
 
 def committed(isolation: Isolation, at: datetime, times: IsolationTimes, *, is_proved: bool) -> Entry:
     """In force until it is released, with the time of each phase."""
-    how = "isolated" if is_proved else f"isolated, NOT PROVED ({isolation.unproved})"
+    what = isolation.host if isolation.scope == "host" else f"{isolation.scope} of {isolation.host}"
+    is_settled = is_proved or isolation.scope != "host"
+    how = "isolated" if is_settled else f"isolated, NOT PROVED ({isolation.unproved})"
     phases = {name: value for name, value in asdict(times).items() if name != "code_hint"}
     data = {**phases, "witnesses": list(times.witnesses), "proved": is_proved, "unproved": isolation.unproved}
-    summary = f"{isolation.host} {how}: {isolation.proof}"
+    summary = f"{what} {how}: {isolation.proof}"
     return _entry(isolation, "isolation.committed", at, summary, data)
 
 

@@ -4,18 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from fireline_controller import isolation as judging
 from fireline_controller import targets
 from fireline_controller.engine import standing
 from fireline_controller.engine.approvals import Approvals, Permit
 from fireline_controller.engine.collect import Rooms
-from fireline_controller.engine.grounds import Ground, Subject, own_host
+from fireline_controller.engine.foresight import Foresight, Planned, isolated_hosts
+from fireline_controller.engine.grounds import Ground, Subject
 from fireline_controller.engine.isolating import HostIsolation
 from fireline_controller.engine.operations import Operations, Running
 from fireline_controller.engine.orders import Orders
 from fireline_controller.engine.releasing import HostRelease
 from fireline_controller.engine.values import IsolationWish, News, TargetSpec, Wish
-from fireline_controller.hosts import Fleet, IsolationPlan, IsolationStatus
+from fireline_controller.hosts import Fleet, IsolationStatus
 from fireline_controller.isolation import IN_FORCE, STANDING, Isolation
 from fireline_controller.model import (
     Entry,
@@ -30,22 +30,8 @@ from fireline_controller.model import (
 from fireline_controller.profiles import Profile
 from fireline_controller.store import Transaction
 
-# Whether somebody who would stand in is healthy must not hold up an isolation for long.
-_HEALTHY_S = 2.0
 # All hosts at once: nothing but short calls.
 _ALL_AT_ONCE = 10_000
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What isolating one host would do; `plan` is there for the outcome ok."""
-
-    host: str
-    outcome: Outcome
-    detail: str
-    open: tuple[str, ...] = ()
-    witnesses: tuple[str, ...] = ()
-    plan: IsolationPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +63,7 @@ class Isolations:
         self._approvals = approvals
         self._profile = profile
         self._orders = orders
+        self._foresight = Foresight(rooms, fleet, orders)
 
     async def isolate(
         self, wish: Wish, how: IsolationWish, *, waiting: frozenset[str] = frozenset()
@@ -95,7 +82,7 @@ class Isolations:
         ground = await self._ground(target, waiting)
 
         async def ask(resolved: Target) -> Permit:
-            await self._require_harmless(resolved, how)
+            await self._foresight.require_harmless(resolved, how)
             if waiting:
                 return Permit()
             summary = f"isolate {resolved.folded} ({how.scope})"
@@ -139,8 +126,8 @@ class Isolations:
         """
         target, hosts = await self._operations.resolve(spec)
         ground = await self._ground(target, frozenset())
-        planned = await asyncio.gather(*(self._planned(ground, host, how) for host in hosts))
-        return sorted(planned, key=lambda p: p.host), await self._hurt(target, how)
+        planned = await asyncio.gather(*(self._foresight.plan(ground, host, how) for host in hosts))
+        return sorted(planned, key=lambda p: p.host), await self._foresight.hurt(target, how)
 
     async def status(self, spec: TargetSpec) -> Sequence[HostIsolations]:
         """What is in force on these hosts, or on all, by name: asked of each host's kernel.
@@ -189,7 +176,7 @@ class Isolations:
 
     async def _ground(self, target: Target, waiting: frozenset[str]) -> Ground:
         hosts = await self._rooms.store.hosts()
-        isolated = await self._rooms.store.read(_isolated)
+        isolated = await self._rooms.store.read(isolated_hosts)
         return Ground(
             self._fleet,
             self._orders,
@@ -209,56 +196,6 @@ class Isolations:
 
         await self._rooms.store.read(check)
 
-    async def _require_harmless(self, target: Target, how: IsolationWish) -> None:
-        hurt = await self._hurt(target, how)
-        if hurt and not how.force:
-            raise PolicyError(f"{'; '.join(hurt)}; to do it all the same: --force REASON", reason="policy_denied")
-
-    async def _hurt(self, target: Target, how: IsolationWish) -> Sequence[str]:
-        if how.scope.kind != "host":
-            return ()
-        hosts = await self._rooms.store.hosts()
-        isolated = await self._rooms.store.read(_isolated)
-        label = self._rooms.settings.isolation.group_label
-        groups = judging.groups_hurt(hosts, targeted=target.hosts, isolated=isolated, label=label)
-        by_name = {host.name: host for host in hosts}
-        sentences = await asyncio.gather(*(self._group_hurt(group, by_name) for group in groups))
-        return [sentence for sentence in sentences if sentence]
-
-    async def _group_hurt(self, group: judging.Group, hosts: dict[str, Host]) -> str:
-        """Asks the others until one answers."""
-        asking = [asyncio.ensure_future(self._is_healthy(hosts[name])) for name in group.others]
-        try:
-            for answer in asyncio.as_completed(asking):
-                if await answer:
-                    return ""
-            return group.hurt(())
-        finally:
-            for one in asking:
-                one.cancel()
-
-    async def _is_healthy(self, host: Host) -> bool:
-        try:
-            await self._fleet.client(host).describe(timeout_s=_HEALTHY_S)
-        except HostError:
-            return False
-        return True
-
-    async def _planned(self, ground: Ground, host: Host, how: IsolationWish) -> Planned:
-        timeout_s = self._rooms.settings.fanout.command_deadline_s
-        try:
-            draft = await self._orders.draft(host, how, now=self._rooms.now())
-            order = self._orders.sign(draft, self._rooms.now())
-            plan = await self._fleet.client(host).plan_isolation(order, timeout_s=timeout_s)
-        except HostError as error:
-            return Planned(host.name, error.outcome, str(error))
-        if why := own_host(plan):
-            plan = replace(plan, refusal=f"{why}: it is never isolated")
-        opened = {*draft.controllers, *(opening.address for opening in how.allowances)}
-        candidates = judging.candidates(host.name, ground.hosts, spared=ground.spared, open_addresses=opened)
-        witnesses = tuple(c.name for c in candidates[: self._rooms.settings.isolation.witnesses])
-        return Planned(host.name, Outcome.OK, "", (*draft.controllers, *draft.allowances), witnesses, plan)
-
     async def _asked(self, host: Host) -> IsolationStatus | HostError:
         timeout_s = self._rooms.settings.fanout.command_deadline_s
         try:
@@ -272,10 +209,6 @@ def _shown(host: Host, answer: IsolationStatus | HostError, records: Sequence[Is
     if isinstance(answer, HostError):
         return HostIsolations(host.name, answer.outcome, str(answer), own)
     return HostIsolations(host.name, Outcome.OK, "", own, answer)
-
-
-def _isolated(tx: Transaction) -> frozenset[str]:
-    return frozenset(one.host for one in tx.isolations(IN_FORCE) if one.scope == "host")
 
 
 def _coded(tx: Transaction, name: str) -> Sequence[Isolation]:

@@ -39,8 +39,9 @@ class Orders:
         Raises:
             PolicyError: there is none, so nobody could reach the host any more.
         """
-        own = await vantage.address_towards(host.address)
-        found = tuple(dict.fromkeys(a for a in (*self._settings.isolation.controllers, own) if a))
+        way = await vantage.way_to(host.address)
+        own = () if way is None or way.is_loopback else (way.local,)
+        found = tuple(dict.fromkeys((*self._settings.isolation.controllers, *own)))
         if not found:
             message = (
                 f"{host.name} at {host.address}: no address of a controller to leave open;"

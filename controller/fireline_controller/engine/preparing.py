@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from fireline_controller.engine import isolation_entries as entries
-from fireline_controller.engine.grounds import Subject, own_host, require_enrolled, withdraw_waiting
+from fireline_controller.engine.grounds import Subject, is_own, require_enrolled, said_own, withdraw_waiting
 from fireline_controller.engine.looking import Views, Witnesses
-from fireline_controller.hosts import IsolationPlan
+from fireline_controller.hosts import IsolationPlan, vantage
 from fireline_controller.isolation import Isolation, Phase
 from fireline_controller.model import Denied, HostError, HostOutcome, Outcome, Unreachable
 from fireline_controller.store import Transaction
@@ -39,9 +39,13 @@ async def prepare(subject: Subject) -> Prepared:
     draft = await subject.ground.orders.draft(
         subject.host, subject.wish, now=subject.rooms.now(), of=subject.running.operation
     )
+    way = await vantage.way_to(subject.host.address)
+    if is_own(way):
+        message = f"{subject.host.name}: it is this controller's own host: it is never isolated"
+        raise Denied(message, reason="lockout")
     try:
         plan = await _plan(subject, draft)
-        return await _prepared(subject, draft, plan)
+        return await _prepared(subject, draft, _with_known(plan, way))
     except Unreachable as error:
         if subject.wish.hold_s and not subject.ground.waiting:
             raise await _held(subject, draft, error) from None
@@ -54,14 +58,24 @@ async def _plan(subject: Subject, draft: Isolation) -> IsolationPlan:
     plan = await subject.client.plan_isolation(order, timeout_s=subject.command_s)
     if plan.refusal:
         raise subject.failed(f"can't be isolated: {plan.refusal}", "unsupported")
-    if why := own_host(plan):
-        raise Denied(f"{subject.host.name}: {why}: it is never isolated", reason="lockout")
+    if (why := said_own(plan)) and not subject.wish.force:
+        message = f"{subject.host.name}: {why}; to isolate it all the same: --force REASON"
+        raise Denied(message, reason="lockout")
     return plan
+
+
+def _with_known(plan: IsolationPlan, way: vantage.Way | None) -> IsolationPlan:
+    """The plan with the one place to look at that is not the host's word: where this controller reaches it."""
+    if way is None or way.is_loopback:
+        return plan
+    addresses, ports = dict.fromkeys((way.remote, *plan.addresses)), dict.fromkeys((way.port, *plan.ports))
+    return replace(plan, addresses=tuple(addresses), ports=tuple(ports), agent_port=way.port)
 
 
 async def _prepared(subject: Subject, draft: Isolation, plan: IsolationPlan) -> Prepared:
     witnesses = subject.witnesses({*draft.controllers, *(opening.address for opening in subject.wish.allowances)})
-    looking = asyncio.ensure_future(witnesses.before(plan.addresses, plan.ports, plan.agent_port))
+    addresses = plan.addresses if subject.is_whole else ()
+    looking = asyncio.ensure_future(witnesses.before(addresses, plan.ports, plan.agent_port))
     try:
         if subject.wish.now:
             nothing = HostOutcome(subject.host.name, Outcome.OK)

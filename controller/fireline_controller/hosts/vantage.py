@@ -6,6 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -33,8 +34,22 @@ def own_addresses() -> frozenset[str]:
     return frozenset(_short(a.address.partition("%")[0]) for a in found if a.family in families)
 
 
-async def address_towards(address: str) -> str:
-    """The literal address from which this machine reaches ADDRESS:PORT; empty without a way there, or over loopback.
+@dataclass(frozen=True)
+class Way:
+    """The two ends of a connection to a host, literal: this machine's address, the host's, and the port there."""
+
+    local: str
+    remote: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it stays on this machine; what answers there may be a tunnel to somewhere else."""
+        return ipaddress.ip_address(self.remote).is_loopback
+
+
+async def way_to(address: str) -> Way | None:
+    """How this machine reaches ADDRESS:PORT; nothing without a way there.
 
     A socket that is connected over UDP has its address chosen by the kernel and sends nothing (udp(7)).
     """
@@ -44,23 +59,24 @@ async def address_towards(address: str) -> str:
         family, _, _, _, where = found[0]
         with socket.socket(family, socket.SOCK_DGRAM) as connected:
             connected.connect(where)
-            local = str(connected.getsockname()[0]).partition("%")[0]
+            ends = [str(end[0]).partition("%")[0] for end in (connected.getsockname(), connected.getpeername())]
     except (OSError, UnicodeError):
-        return ""
-    return "" if ipaddress.ip_address(local).is_loopback else _short(local)
+        return None
+    return Way(_short(ends[0]), _short(ends[1]), int(where[1]))
 
 
 async def look(addresses: Sequence[str], ports: Sequence[int], *, within_s: float) -> tuple[Sight, ...]:
     """What answers over TCP: exactly one sight for each address and port, each tried until the time is over.
 
-    There is no way to another host at an address that this machine has too, as those of container bridges are.
+    There is no way to another host at an address that this machine has too, as those of container bridges are; a
+    loopback one may be a tunnel's.
 
     Raises:
         ControllerExhausted: this process has no file descriptor left.
     """
     until = asyncio.get_running_loop().time() + within_s
     places = asyncio.Semaphore(_AT_ONCE)
-    own = own_addresses()
+    own = {own for own in own_addresses() if not ipaddress.ip_address(own).is_loopback}
 
     async def at(address: str, port: int) -> Sight:
         if address in own:

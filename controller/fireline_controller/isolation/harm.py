@@ -46,8 +46,11 @@ def groups_hurt(
 def own_host(
     *, machine_id: str, addresses: Collection[str], own_machine_id: str, own_addresses: Collection[str]
 ) -> str:
-    """Why a host is the controller's own, or nothing."""
+    """Why a host that says this of itself may be the controller's own, or nothing.
+
+    It is the host's own word: one that is in the wrong hands may say it in order to be spared.
+    """
     if machine_id and machine_id == own_machine_id:
-        return f"its machine id {machine_id} is this controller's own"
+        return f"it says that its machine id is {machine_id}, which is this controller's own"
     ours = sorted(set(addresses) & set(own_addresses))
-    return f"its address {ours[0]} is this controller's own" if ours else ""
+    return f"it says that its address is {ours[0]}, which is this controller's own" if ours else ""

@@ -14,11 +14,10 @@ _NAMED = 5  # places that a sentence names before it only counts them
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether it is proved, and the sentence that says so or says why not. Disproved: the contrary was seen."""
+    """Whether it is proved, and the sentence that says so or says why not."""
 
     is_proved: bool
     sentence: str
-    is_disproved: bool = False
 
 
 def answered(views: Views) -> tuple[tuple[str, int], ...]:
@@ -37,7 +36,7 @@ def judge(before: Views, after: Views) -> Verdict:
         return Verdict(False, f"nothing answered {_names(before)} before, so silence proves nothing")
     leaks = [(s, name) for name, sights in sorted(after.items()) for s in sights if s.how.is_answer]
     if leaks:
-        return Verdict(False, f"it still answers: {_listed(_spelled(s, name) for s, name in leaks)}", is_disproved=True)
+        return Verdict(False, f"it still answers: {_listed(_spelled(s, name) for s, name in leaks)}")
     proved = {
         sight.address
         for name, sights in before.items()
