@@ -1,7 +1,6 @@
 """The Isolation service: cut this host off, prove it, let it back; each step at most once."""
 
 import asyncio
-import errno
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -109,13 +108,6 @@ class IsolationService(isolation_pb2_grpc.IsolationServicer):
         refuse_dry_run(request)
         require_short("order_id", request.order_id, _MAX_ID)
         with self._places.taken():
-            try:
-                return await self._once("Release", request, act, isolation_pb2.Released)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-            # A full disk must not keep a host cut off: bytes were set aside for this when it was armed.
-            await self._call(self._guardian.keeper.records.make_room)
             return await self._once("Release", request, act, isolation_pb2.Released)
 
     @unary
