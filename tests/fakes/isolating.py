@@ -48,6 +48,8 @@ class FakeIsolation:
     is_down: bool = False
     refusals: dict[str, status.Refusal] = field(default_factory=dict)
     """By the call's name, what it is refused with."""
+    answers: dict[str, Message] = field(default_factory=dict)
+    """By the call's name, what it answers whatever it was asked."""
     plan: dict[str, Any] = field(default_factory=dict)
     """What the plan says instead."""
     lost_at: str = ""
@@ -114,7 +116,7 @@ class FakeIsolation:
             self.peers[name] = context.peer()
             if (waiting := self.on_call(name)) is not None:
                 await waiting
-            found = self.refusals.get(name) or answer(asked)
+            found = self.refusals.get(name) or self.answers.get(name) or answer(asked)
             if isinstance(found, status.Refusal):
                 await status.abort(context, found)
             if name == self.lost_at or name in self.breaks:
