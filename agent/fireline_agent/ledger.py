@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEST_ID: Final = 100  # characters
 _SPARE: Final = 0.25  # the file is rewritten when it holds so much more than its limit
+_SET_ASIDE_BYTES: Final = 64 << 10  # on the disk, for some hundred commands on a day when it is full
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,20 @@ class Ledger:
         """Open or create the file; what a crash left half-written is dropped, and at most `limit` ids are kept."""
         ledger = cls(path, _open(path), limit=limit)
         ledger._load()
+        ledger._set_aside()
         return ledger
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+    def make_room(self) -> bool:
+        """Give up the bytes that are set aside for a full disk; False where they were given up before."""
+        try:
+            self._aside.unlink()
+        except OSError:
+            return False
+        return True
 
     @property
     def fence_token(self) -> int:
@@ -111,6 +121,7 @@ class Ledger:
             if known is None:
                 self._refuse_fenced(command)
                 self._append(_begun(command))
+                self._set_aside()
             return known
 
     def finish(self, request_id: str, result: bytes) -> None:
@@ -140,6 +151,19 @@ class Ledger:
         """The request ids that were begun and have no answer."""
         with self._lock:
             return tuple(i for i, entry in self._entries.items() if entry.place < 0)
+
+    @property
+    def _aside(self) -> Path:
+        return self._path.with_suffix(".spare")
+
+    def _set_aside(self) -> None:
+        if self._aside.exists():
+            return
+        try:
+            self._aside.write_bytes(os.urandom(_SET_ASIDE_BYTES))  # random: no disk stores it as a hole
+        except OSError as error:
+            self._aside.unlink(missing_ok=True)
+            log.warning("no bytes are set aside for a full disk", extra={"path": str(self._aside), "why": str(error)})
 
     def _find(self, command: Command) -> Known | None:
         entry = self._entries.get(command.request_id)

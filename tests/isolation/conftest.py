@@ -6,6 +6,9 @@ import pytest
 
 from tests.fleet import Fleet
 from tests.integration.conftest import need
+from tests.isolation.glance import is_open
+from tests.isolation.lone import OWN_RULES, Lone, ruleset
+from tests.isolation.ordering import Ordering
 from tests.isolation.world import World
 from tests.lab import NETNS, Lab, default_backend, engine
 
@@ -36,3 +39,27 @@ def world(around: World, isolated_fleet: Fleet) -> Iterator[World]:
     around.connect()
     yield around
     isolated_fleet.fireline("release", "-t", "web1", "--reason", "the test is over")
+
+
+@pytest.fixture(scope="package")
+def lone_fleet() -> Iterator[Fleet]:
+    """One host without an engine, with rules of its own; no daemon asks its agent beside the test."""
+    need(default_backend() == NETNS, "namespaces need root, iproute2 and nftables")
+    with Fleet(["web1"], listen="[::]:7700") as made:
+        made.stop_daemon()
+        made.lab["web1"].vantage.run(["nft", "-f", "-"], text=OWN_RULES)
+        yield made
+
+
+@pytest.fixture
+def lone(lone_fleet: Fleet) -> Iterator[Lone]:
+    """The host, open and with an agent before and after."""
+    host, outsider = lone_fleet.lab["web1"], lone_fleet.lab.outsider()
+    found = Lone(host, outsider, Ordering.of(lone_fleet, host), ruleset(host))
+    assert is_open(host.vantage, outsider)
+    yield found
+    if not host.is_up():
+        host.boot()
+    found.restart()
+    found.ordering.release()
+    assert is_open(host.vantage, outsider)

@@ -98,17 +98,11 @@ def _is_settled(phases: dict[str, list[str]]) -> bool:
     return all(phase == "committed" for found in phases.values() for phase in found)
 
 
-@pytest.mark.timeout(180)
-def test_a_controller_killed_at_any_moment(ground: Ground) -> None:
-    """Two moments: what is committed stands, the rest the kernels have lifted."""
-    kill_at_random(ground, 2, seed=1)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(2, 5))
 def test_a_controller_killed_at_many_moments(ground: Ground, seed: int) -> None:
-    """The same, longer."""
+    """What is committed stands, the rest the kernels have lifted."""
     kill_at_random(ground, 8, seed)
 
 
@@ -147,16 +141,14 @@ def test_isolated_hosts_can_not_talk_to_each_other(ground: Ground) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("verbs", [("isolate", "isolate"), ("isolate", "release")])
-def test_two_operators_at_once(ground: Ground, verbs: tuple[str, str]) -> None:
-    """Whoever comes second, hosts and record agree: isolated and dark, or not and as before."""
+def test_two_operators_isolate_at_once(ground: Ground) -> None:
+    """Whoever comes second, kernels and record agree: isolated and dark, or not and as before."""
 
-    def order(verb: str) -> Any:
-        now = ["--now"] if verb == "isolate" else []
-        return ground.fleet.try_fireline(verb, "-t", "web[1-2]", *now, *_REASON)
+    def isolate(_: int) -> Any:
+        return ground.fleet.try_fireline("isolate", "-t", "web[1-2]", "--now", *_REASON)
 
     with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(order, verbs))
+        done = list(pool.map(isolate, range(2)))
 
     assert all(one.returncode in (0, 1, 4) for one in done), [(one.stdout, one.stderr) for one in done]
     eventually(lambda: _is_settled(ground.phases()), within_s=_SETTLED_S, what="leases to end", every_s=0.5)

@@ -1,6 +1,7 @@
 """The way that every command takes once its caller was let in: its context is checked, its request id remembered."""
 
 import asyncio
+import errno
 import hashlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
@@ -17,6 +18,7 @@ T = TypeVar("T")
 # As in the manifest, which these words go into.
 _MAX_NAME: Final = 200
 _MAX_REASON: Final = 4096
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Request(Protocol):
@@ -72,17 +74,32 @@ class Commands:
     async def once(self, command: Command, act: Callable[[], Awaitable[bytes]]) -> bytes:
         """Do a changing command at most once, one after another, and answer a repeat with the first answer.
 
-        One that a crash cut short is done again: all that go this way end in the same state when done twice.
+        One that a crash cut short is done again: all that go this way end in the same state when done twice. They may
+        use what is set aside for a full disk, which must not keep anybody from letting a host back.
 
         Raises:
-            RefusedError: request_mismatch or fenced.
+            RefusedError: request_mismatch, fenced or disk_full.
         """
         async with self._changing:
-            first = await self.begin(command)
+            first = await self._with_room(self.begin, command)
             if first is None:
                 first = await act()
-                await self.finish(command.request_id, first)
+                await self._with_room(self.finish, command.request_id, first)
             return first
+
+    async def _with_room(self, note: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        try:
+            return await note(*arguments)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+        await self.call(self._ledger.make_room)
+        try:
+            return await note(*arguments)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            raise RefusedError("disk_full", f"the request can't be remembered: {error.strerror}") from None
 
 
 def checked(kind: str, request: Request, *, is_fenced: bool = False, unmeasured: Message | None = None) -> Command:
