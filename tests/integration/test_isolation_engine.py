@@ -789,11 +789,11 @@ async def test_a_plan_changes_nothing_and_says_whom_it_hurts(tmp_path: Path) -> 
         await made.enrol("web2")
         await move(made, "web2", "127.0.0.1:1")
 
-        planned, hurts = await made.engine.isolations.plan(TargetSpec(("all",)), NOW)
+        plan = await made.engine.isolations.plan(TargetSpec(("all",)), NOW, operator="alice")
 
-        assert [p.outcome for p in planned] == [Outcome.OK, Outcome.OK, Outcome.UNREACHABLE]
-        assert planned[0].open == ("198.18.0.254", "2001:2::fe")
-        assert hurts == ["service=orders would lose its last healthy member db1: it has no other"]
+        assert [p.outcome for p in plan.hosts] == [Outcome.OK, Outcome.OK, Outcome.UNREACHABLE]
+        assert plan.hosts[0].open == ("198.18.0.254", "2001:2::fe")
+        assert plan.hurts == ("service=orders would lose its last healthy member db1: it has no other",)
         assert not rules(made, "db1").is_dark()
         assert await lines(made) == []
 

@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from fireline_controller import targets
-from fireline_controller.engine.approvals import Approvals, Permit
+from fireline_controller.engine.approvals import Approvals
+from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.values import TargetSpec, Wish
 from fireline_controller.hosts import Fleet, HostDescription
 from fireline_controller.model import Entry, Host, NotFound, PolicyError
