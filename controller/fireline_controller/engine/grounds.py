@@ -114,13 +114,16 @@ class Subject:
         return await self.rooms.store.run(work)
 
 
-def said_own(plan: IsolationPlan) -> str:
-    """Why the planned host may be this controller's own, by its own word, or nothing."""
+def said_own(plan: IsolationPlan, way: vantage.Way | None) -> str:
+    """Why the planned host may be this controller's own, by its own word, or nothing.
+
+    Only the address that this controller has on the way there counts: those of container bridges are on many machines.
+    """
     return judging.own_host(
         machine_id=plan.machine_id,
         addresses=plan.addresses,
         own_machine_id=vantage.machine_id(),
-        own_addresses=vantage.own_addresses(),
+        own_addresses=() if way is None or way.is_loopback else (way.local,),
     )
 
 

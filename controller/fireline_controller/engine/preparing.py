@@ -44,7 +44,7 @@ async def prepare(subject: Subject) -> Prepared:
         message = f"{subject.host.name}: it is this controller's own host: it is never isolated"
         raise Denied(message, reason="lockout")
     try:
-        plan = await _plan(subject, draft)
+        plan = await _plan(subject, draft, way)
         return await _prepared(subject, draft, _with_known(plan, way))
     except Unreachable as error:
         if subject.wish.hold_s and not subject.ground.waiting:
@@ -83,13 +83,13 @@ def _note_standing(tx: Transaction, subject: Subject, order_id: str) -> None:
             withdraw(tx, waiting, now, f"not needed: {order_id} stands")
 
 
-async def _plan(subject: Subject, draft: Isolation) -> IsolationPlan:
+async def _plan(subject: Subject, draft: Isolation, way: vantage.Way | None) -> IsolationPlan:
     subject.tell("planning")
     order = subject.ground.orders.sign(draft, draft.ordered_at)
     plan = await subject.client.plan_isolation(order, timeout_s=subject.command_s)
     if plan.refusal:
         raise subject.failed(f"can't be isolated: {plan.refusal}", "unsupported")
-    if (why := said_own(plan)) and not subject.wish.force:
+    if (why := said_own(plan, way)) and not subject.wish.force:
         message = f"{subject.host.name}: {why}; to isolate it all the same: --force REASON"
         raise Denied(message, reason="lockout")
     return plan
