@@ -712,6 +712,42 @@ async def test_an_order_waits_no_longer_than_it_may(four: Desk) -> None:
     assert (await record(four, "web1")).phase is Phase.WITHDRAWN
 
 
+async def test_a_waiting_order_that_is_refused_says_so_and_goes_on_waiting(tmp_path: Path) -> None:
+    """When its host came back, it was the last healthy member of its group."""
+    async with desk(tmp_path / "state", SETTINGS) as made:
+        for name in ("db1", "db2"):
+            await made.enrol(name, service="orders")
+        here = made.agents["db1"].address
+        await move(made, "db1", "127.0.0.1:1")
+        await isolate(made, "db1", how=replace(NOW, hold_s=3600))
+        await move(made, "db1", here)
+        await move(made, "db2", "127.0.0.1:1")
+
+        await made.engine._returning.seen(await made.engine.hosts.get("db1"))
+
+        await until(lambda: _kinds_now(made, "db1") == ["held", "changed"])
+        assert "is not carried out: service=orders would lose" in (await lines(made, "db1"))[-1].entry.summary
+        assert (await record(made, "db1")).phase is Phase.PENDING
+
+
+def _kinds_now(made: Desk, host: str) -> list[str]:
+    found = [line.entry for line in made.store.read_now(lambda tx: tx.lines(1)) if line.entry.host == host]
+    return [entry.kind.removeprefix("isolation.") for entry in found if entry.kind.startswith("isolation.")]
+
+
+async def test_a_host_that_is_isolated_is_not_removed(four: Desk) -> None:
+    """Nobody could let it back; one that is gone for good can go, and its order with it."""
+    await isolate(four, "web1")
+    with pytest.raises(
+        PolicyError, match=r"web1 is isolated, and nobody could let it back .* fireline release -t web1"
+    ):
+        await four.engine.hosts.remove("web1", operator="alice", reason="scrapped")
+
+    await move(four, "web1", "127.0.0.1:1")
+    assert (await four.engine.hosts.remove("web1", operator="alice", reason="scrapped")).removed
+    assert (await record(four, "web1")).phase is Phase.WITHDRAWN
+
+
 async def test_a_new_controller_is_let_in_before_it_is_needed(tmp_path: Path) -> None:
     """The setting changed: hosts that are isolated learn of it when the controller sees them next."""
     async with desk(tmp_path / "state", SETTINGS) as made:

@@ -150,11 +150,11 @@ def withdraw_waiting(tx: Transaction, by: Isolation, why: str) -> None:
             withdraw(tx, waiting, by.committed_at or by.ordered_at, why)
 
 
-def withdraw(tx: Transaction, waiting: Isolation, at: datetime, why: str) -> None:
-    """End an order that waits for its host."""
-    ended = replace(waiting, phase=Phase.WITHDRAWN, ended_at=at)
+def withdraw(tx: Transaction, order: Isolation, at: datetime, why: str) -> None:
+    """End an order that waits for its host, or whose host is no more."""
+    ended = replace(order, phase=Phase.WITHDRAWN, ended_at=at)
     tx.put_isolation(ended)
-    tx.append(entries.ended(ended, at, f"the order that waited for {waiting.host} is {why}"))
+    tx.append(entries.ended(ended, at, f"the order for {order.host} is {why}"))
 
 
 def how_restored(back: Released) -> str:

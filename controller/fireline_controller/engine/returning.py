@@ -113,7 +113,13 @@ class Returning:
                 async for news in self._isolate(wish, how, waiting=frozenset({order.order_id})):
                     log.info("%s: %s", host.name, news)
             except FirelineError as error:
-                log.warning("the order that waited for %s is not carried out: %s", host.name, error)
+                await self._refused(order, str(error))
+
+    async def _refused(self, order: Isolation, why: str) -> None:
+        """It goes on waiting: what refuses it may be another once the host is seen the next time."""
+        now = self._rooms.now()
+        summary = f"the order that waits for {order.host} is not carried out: {why}"
+        await self._rooms.store.run(lambda tx: tx.append(entries.noticed(order, now, summary)))
 
 
 def _command(isolation: Isolation, now: datetime) -> Command:
