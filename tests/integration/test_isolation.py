@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fleet import BIN, Fleet
+from tests.fleet import AGENT_CONFIG, BIN, Fleet
 from tests.integration.conftest import need
 from tests.lab import NETNS, Host, default_backend, eventually
 
@@ -177,6 +177,40 @@ def test_the_code_for_the_console_is_shown_with_a_reason(fleet: Fleet) -> None:
     assert len(shown["code"]) == 19
     assert shown["code"] not in fleet.fireline("journal", "export")
     assert shown["code"] not in (fleet.state / "serve.log").read_text()
+
+
+def test_a_code_that_is_used_on_the_console_is_on_record(fleet: Fleet) -> None:
+    """The host was let back without the controller; its journal says so once the host is heard."""
+    web1 = fleet.lab["web1"]
+    before = len(kinds(fleet, "web1"))
+    fleet.fireline("isolate", "-t", "web1", *NOW)
+    (shown,) = fleet.json("isolation", "code", "web1", "--reason", "console")["codes"]
+
+    web1.run([str(BIN / "fireline-agent"), "release", "--config", web1.place(AGENT_CONFIG), "--code", shown["code"]])
+
+    assert not is_dark(web1)
+    eventually(lambda: "broken" in kinds(fleet, "web1")[before:], within_s=20, what="the journal to say so")
+    assert phases(fleet, "web1") == ([], [])
+
+
+def test_a_new_controller_is_let_in_by_the_next_daemon(fleet: Fleet) -> None:
+    """Its address was added to the settings: an isolated host opens to it before it is needed."""
+    other = fleet.lab.controller_address.rpartition(".")[0] + ".253"
+    fleet.fireline("isolate", "-t", "web1", *NOW)
+    settings = fleet.state / "fireline.toml"
+    text = settings.read_text()
+    settings.write_text(text + f'controllers = ["{other}"]\n')
+    try:
+        fleet.stop_daemon()
+        fleet.start_daemon()
+
+        eventually(lambda: other in ruleset(fleet.lab["web1"]), within_s=20, what="web1 to let the other one in")
+        (shown,) = fleet.json("isolation", "status", "-t", "web1")["hosts"]
+        assert set(shown["isolations"][0]["controllers"]) == {other, fleet.lab.controller_address}
+    finally:
+        settings.write_text(text)
+        fleet.stop_daemon()
+        fleet.start_daemon()
 
 
 @pytest.mark.parametrize("moment", ["arming", "armed", "committed"])

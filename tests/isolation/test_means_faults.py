@@ -1,13 +1,13 @@
 """What a host lacks, and what breaks under the agent's hands: nothing is done by halves, and nothing is left behind."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc
 import pytest
 
 from tests.isolation.glance import becomes_open, is_dark, is_open
-from tests.isolation.lone import LAPSED_S, OWN_RULES, REPAIRED_S, Lone, ruleset
+from tests.isolation.lone import COMMITTED, LAPSED_S, OWN_RULES, REPAIRED_S, Lone, ruleset
 from tests.lab import eventually
 
 pytestmark = pytest.mark.netns
@@ -54,12 +54,17 @@ def test_an_nft_that_works_and_says_that_it_failed(lone: Lone) -> None:
     eventually(lone.is_former, within_s=REPAIRED_S, what="the former ruleset")
 
 
-def test_a_full_disk_before_it_is_armed(lone: Lone) -> None:
-    """What can't be kept is not begun: refused, and nothing is touched."""
+def test_a_full_disk_does_nothing_by_halves(lone: Lone) -> None:
+    """Isolated in what was set aside for such a day, or refused and untouched."""
+    order = lone.order()
     lone.host.disk_full()
     try:
-        with pytest.raises(grpc.RpcError, match="no space for the state of an isolation; free some"):
-            lone.ordering.arm(lone.order())
+        with suppress(grpc.RpcError):
+            lone.ordering.isolate(order)
+        if lone.standing():
+            assert lone.standing() == [(order.order_id, COMMITTED)]
+            assert is_dark(lone.host.vantage, lone.outsider)
+            assert lone.ordering.release(order).restored
         assert lone.is_former()
     finally:
         lone.host.disk_free()

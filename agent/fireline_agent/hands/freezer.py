@@ -20,6 +20,7 @@ from fireline_agent.hands import procfs
 _ROOT: Final = "fireline-isolation"
 _FROZEN_S: Final = 3.0  # a process inside the kernel stops when it comes out
 _PAUSE_S: Final = 0.01
+_ENDED: Final = frozenset("ZX")  # proc_pid_stat(5)
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
@@ -152,12 +153,15 @@ def outside_service() -> Iterator[None]:
 
 
 def tree(roots: Iterable[int]) -> set[int]:
-    """Processes with all their descendants, as they are now."""
+    """Processes with all their descendants, as they are now; those that ended and wait for their parents are left out.
+
+    A parent that stands still never fetches them, and no group takes them.
+    """
     parents = {}
     for process in procfs.processes(Path("/proc")):
         with process:
             stat = process.stat()
-            if stat is not None:
+            if stat is not None and stat.state not in _ENDED:
                 parents[process.pid] = stat.ppid
     found = {pid for pid in roots if pid in parents}
     while fresh := {pid for pid, parent in parents.items() if parent in found} - found:

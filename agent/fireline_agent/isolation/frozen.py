@@ -21,6 +21,7 @@ from fireline_wire.isolation import IsolationOrder, Scope
 
 _PROC: Final = Path("/proc")
 _ROUNDS: Final = 20  # a fork bomb loses: what is in the group has no more children
+_ENDED: Final = ("Z", "X")  # a parent that stands still never fetches them
 _NO_FREEZER: Final = "no freezer: neither cgroup v2 nor v1's freezer is mounted and writable"
 
 
@@ -169,8 +170,8 @@ def _of_user(uid: int) -> set[int]:
     found = set()
     for process in procfs.processes(_PROC):
         with process:
-            words = procfs.parse_status(process.read("status") or b"").get("Uid", "").split()
-            if str(uid) in words:
+            status = procfs.parse_status(process.read("status") or b"")
+            if str(uid) in status.get("Uid", "").split() and not status.get("State", "").startswith(_ENDED):
                 found.add(process.pid)
     return found
 

@@ -4,7 +4,6 @@ Blocking. Leaves to others: who may ask (server), the console (main).
 """
 
 import difflib
-import hashlib
 import hmac
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from fireline_agent.isolation.ground import BY_CODE, Ground
 from fireline_agent.isolation.means import MeansError
 from fireline_agent.isolation.model import Phase, Report
 from fireline_agent.isolation.records import Record, advanced
+from fireline_wire.isolation import code_sha256
 
 _MAX_DIFFERENCE: Final = 2000  # characters
 
@@ -61,7 +61,7 @@ def release_with_code(ground: Ground, code: str) -> Report:
         RefusedError: busy, or the kernel refuses.
     """
     started_ns = time.monotonic_ns()
-    digest = hashlib.sha256(code.encode()).hexdigest()
+    digest = code_sha256(code)
     with ground.records.locked():
         found = ground.records.all()
         chosen = [r for r in found if hmac.compare_digest(r.order.code_sha256, digest)]

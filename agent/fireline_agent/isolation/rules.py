@@ -49,7 +49,9 @@ def host_inet(name: str, order: IsolationOrder, identity: Identity, prefixes6: S
     # A reply or a segment of what the controller opened: a pure SYN would be another program's call through the hole.
     replies = [f"{flow} {_NO_CALL} {owner}" for flow in flow_out for owner in _owners(identity)]
     return _table("inet", name, [
-        *_sets(order, lease),
+        _armed(lease),
+        *_controllers(order),
+        *_allowances(order),
         _on_link(prefixes6),
         _chain("untracked_in", f"hook prerouting priority {_RAW}", (f"{_ARMED} {flow} notrack" for flow in flow_in)),
         _chain("untracked_out", f"hook output priority {_RAW}", (f"{_ARMED} {flow} notrack" for flow in flow_out)),
@@ -86,7 +88,13 @@ def host_netdev(
     errors = path_errors(order, identity.port)
     ways_in = _accept(_ARP, _LACP, *flow_in, *_openings("saddr", "sport"), *dhcp_in, _NEIGHBOURS, *errors)
     ways_out = _accept(_ARP, _LACP, *replies, *_openings("daddr", "dport"), *dhcp_out, _ON_LINK)
-    parts = [*_sets(order, lease), _on_link(prefixes6), _chain("ingress", f"hook ingress {hook}", [*ways_in, _DROP])]
+    parts = [
+        _armed(lease),
+        *_controllers(order),
+        *_allowances(order),
+        _on_link(prefixes6),
+        _chain("ingress", f"hook ingress {hook}", [*ways_in, _DROP]),
+    ]
     if has_egress:
         parts.append(_chain("egress", f"hook egress {hook}", [*ways_out, _DROP]))
     return _table("netdev", name, parts)
@@ -95,7 +103,8 @@ def host_netdev(
 def container_inet(name: str, order: IsolationOrder, prefixes6: Sequence[str], lease: str) -> str:
     """The table of the IP hooks inside a container. Nobody's agent lives there."""
     return _table("inet", name, [
-        *_sets(order, lease),
+        _armed(lease),
+        *_allowances(order),
         _on_link(prefixes6),
         _chain("input", f"hook input priority {_FIRST}", [
             'iif "lo" accept',
@@ -121,7 +130,12 @@ def container_netdev(
     dhcp_in, dhcp_out = ([_framed(rule) for rule in rules] for rules in (_DHCP_IN, _DHCP_OUT))
     ways_in = _accept(_ARP, *_openings("saddr", "sport"), *dhcp_in, _NEIGHBOURS)
     ways_out = _accept(_ARP, *_openings("daddr", "dport"), *dhcp_out, _ON_LINK)
-    parts = [*_sets(order, lease), _on_link(prefixes6), _chain("ingress", f"hook ingress {hook}", [*ways_in, _DROP])]
+    parts = [
+        _armed(lease),
+        *_allowances(order),
+        _on_link(prefixes6),
+        _chain("ingress", f"hook ingress {hook}", [*ways_in, _DROP]),
+    ]
     if has_egress:
         parts.append(_chain("egress", f"hook egress {hook}", [*ways_out, _DROP]))
     return _table("netdev", name, parts)
@@ -137,7 +151,8 @@ def peer_inet(name: str, order: IsolationOrder, identity: Identity, lease: str) 
     kept_in, kept_out = _flow(identity.port)
     come, go = peer_match(order.scope, "s"), peer_match(order.scope, "d")
     return _table("inet", name, [
-        *_sets(order, lease),
+        _armed(lease),
+        *_controllers(order),
         _chain("input", f"hook input priority {_FIRST}", [*_accept(*kept_in), f"{come} {_DROP}"]),
         _chain("output", f"hook output priority {_FIRST}", [*_accept(*kept_out), f"{go} {_DROP}"]),
         _chain("forward", f"hook forward priority {_FIRST}", [f"{come} {_DROP}", f"{go} {_DROP}"]),
@@ -151,7 +166,11 @@ def peer_netdev(
     hook = f"{_devices(devices)} priority {_FRAMES}"
     kept_in, kept_out = _flow(identity.port)
     come, go = peer_match(order.scope, "s"), peer_match(order.scope, "d")
-    parts = [*_sets(order, lease), _chain("ingress", f"hook ingress {hook}", [*_accept(*kept_in), f"{come} {_DROP}"])]
+    parts = [
+        _armed(lease),
+        *_controllers(order),
+        _chain("ingress", f"hook ingress {hook}", [*_accept(*kept_in), f"{come} {_DROP}"]),
+    ]
     if has_egress:
         parts.append(_chain("egress", f"hook egress {hook}", [*_accept(*kept_out), f"{go} {_DROP}"]))
     return _table("netdev", name, parts)
@@ -241,15 +260,17 @@ def _openings(address: str, port: str) -> Iterator[str]:
         yield f"{ip} {address} . meta l4proto . th {port} @openings{version}"
 
 
-def _sets(order: IsolationOrder, lease: str) -> Iterator[str]:
-    yield _armed(lease)
-    for version in (4, 6):
+def _controllers(order: IsolationOrder) -> Iterator[str]:
+    for version, _ in _IP:
         addresses = [a for a in order.controllers if ipaddress.ip_address(a).version == version]
         yield _set(f"controllers{version}", f"ipv{version}_addr", addresses)
+
+
+def _allowances(order: IsolationOrder) -> Iterator[str]:
+    for version, _ in _IP:
         openings = [o for o in order.allowances if ipaddress.ip_address(o.address).version == version]
-        yield _set(
-            f"openings{version}", _OPENING[version], (f"{o.address} . {o.protocol} . {o.port}" for o in openings)
-        )
+        elements = (f"{o.address} . {o.protocol} . {o.port}" for o in openings)
+        yield _set(f"openings{version}", _OPENING[version], elements)
 
 
 def _armed(lease: str) -> str:

@@ -3,6 +3,7 @@
 No exception text leaks: it may hold names and paths of this host.
 """
 
+import errno
 import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
@@ -85,6 +86,8 @@ class Places:
 def _refusal(error: Exception) -> Refusal:
     if isinstance(error, RefusedError):
         return Refusal(error.reason, error.message)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Refusal("disk_full", "no space on this host's disk to note the command; nothing was done; free some")
     error_id = secrets.token_hex(4)
     log.error("call failed", exc_info=error, extra={"error_id": error_id})
     return Refusal("internal", f"a fault in the agent; its log explains it under error_id {error_id}")

@@ -220,7 +220,8 @@ def _build(
         guardian,
         policy=parts.policy,
         machine=machine,
-        commands=commands,
+        # A line of its own to the ledger: no other command is waited for (I9).
+        commands=Commands(parts.ledger, parts.isolating),
         events=events,
         threads=parts.isolating,
         places=Places("isolation", config.command_slots),

@@ -31,9 +31,6 @@ from fireline_controller.model import (
 from fireline_controller.profiles import Profile
 from fireline_controller.store import Transaction
 
-# All hosts at once: nothing but short calls.
-_ALL_AT_ONCE = 10_000
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -101,7 +98,7 @@ class Isolations:
         async def work(running: Running, host: Host) -> HostOutcome:
             return await HostIsolation(Subject(self._rooms, ground, running, host, how)).run()
 
-        whole = replace(wish, concurrency=wish.concurrency or (_ALL_AT_ONCE if how.now else 0))
+        whole = replace(wish, concurrency=wish.concurrency or (len(target.hosts) if how.now else 0))
         run = self._operations.run("isolate", whole, work, commands_only=False, parameters=how.parameters(), ask=ask)
         async for news in run:
             yield news
@@ -124,7 +121,7 @@ class Isolations:
         async def work(running: Running, host: Host) -> HostOutcome:
             return await HostRelease(Subject(self._rooms, ground, running, host, IsolationWish())).run()
 
-        whole = replace(wish, concurrency=wish.concurrency or _ALL_AT_ONCE)
+        whole = replace(wish, concurrency=wish.concurrency or len(target.hosts))
         async for news in self._operations.run("release", whole, work, commands_only=False, ask=ask):
             yield news
 
@@ -148,6 +145,7 @@ class Isolations:
             FirelineError: the target does not parse or matches nothing.
         """
         hosts = (await self._operations.resolve(spec))[1] if spec.terms else await self._rooms.store.hosts()
+        asked_at = self._rooms.now()
         asked = await asyncio.gather(*(self._asked(host) for host in hosts))
         now = self._rooms.now()
 
@@ -155,7 +153,7 @@ class Isolations:
             standing.expire(tx, now)
             for host, answer in zip(hosts, asked, strict=True):
                 if not isinstance(answer, HostError):
-                    standing.reconcile(tx, host.name, answer, now)
+                    standing.reconcile(tx, host.name, answer, asked_at=asked_at, now=now)
             return tx.isolations(STANDING)
 
         records = await self._rooms.store.run(settled)

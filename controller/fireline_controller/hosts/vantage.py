@@ -68,14 +68,15 @@ async def way_to(address: str) -> Way | None:
 async def look(addresses: Sequence[str], ports: Sequence[int], *, within_s: float) -> tuple[Sight, ...]:
     """What answers over TCP: exactly one sight for each address and port, each tried until the time is over.
 
-    There is no way to another host at an address that this machine has too, as those of container bridges are.
+    There is no way to another host at an address that this machine has too, as those of container bridges are; a
+    loopback one may be a tunnel's.
 
     Raises:
         ControllerExhausted: this process has no file descriptor left.
     """
     until = asyncio.get_running_loop().time() + within_s
     places = asyncio.Semaphore(_AT_ONCE)
-    own = own_addresses()
+    own = {own for own in own_addresses() if not ipaddress.ip_address(own).is_loopback}
 
     async def at(address: str, port: int) -> Sight:
         if address in own:

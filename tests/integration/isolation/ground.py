@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import hashlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -19,7 +18,7 @@ from fireline_agent.keys import KeyFolder
 from fireline_controller import pki
 from fireline_wire import envelope, transfer
 from fireline_wire.identity import agent_dns
-from fireline_wire.isolation import PAYLOAD_TYPE, IsolationOrder, Scope
+from fireline_wire.isolation import PAYLOAD_TYPE, IsolationOrder, Scope, code_sha256
 from fireline_wire.manifest import Manifest
 from fireline_wire.tls import channel_credentials
 from fireline_wire.v1 import capture_pb2, capture_pb2_grpc, host_pb2_grpc, isolation_pb2, isolation_pb2_grpc
@@ -55,7 +54,7 @@ class Ground:
                 "lease_s": 30,
                 "fence_token": next(self.tokens),
                 "issued_at": datetime.now(UTC).isoformat(),
-                "code_sha256": hashlib.sha256(CODE.encode()).hexdigest(),
+                "code_sha256": code_sha256(CODE),
                 "operator": "alice",
                 "incident_id": "INC",
                 "reason": "a test",
