@@ -63,10 +63,16 @@ class Ground:
             MeansError: it was refused, and what was there is there still.
         """
         means = self.means(record.order)
-        planned = means.plan(record.order, left_ms=left_ms, replaced=replaced)
-        if planned.refusal:
-            raise MeansError(planned.refusal)
-        means.put(planned)
+        planned = _feasible(means.plan(record.order, left_ms=left_ms, replaced=replaced))
+        try:
+            means.put(planned)
+        except MeansError:
+            # An interface that went away meanwhile is enough for a refusal: once more, as things are now.
+            again = _feasible(means.plan(record.order, left_ms=left_ms, replaced=replaced))
+            if again.transaction == planned.transaction:
+                raise
+            means.put(again)
+            planned = again
         if left_ms is not None:
             self.leases[record.name] = time.monotonic() + left_ms / 1000
         return planned
@@ -84,3 +90,9 @@ class Ground:
     def note(self, record: Record, what: str, **more: object) -> None:
         """Add a line to the history."""
         self.records.history.note(record.order.order_id, what, at=self.now().isoformat(), **more)
+
+
+def _feasible(plan: Plan) -> Plan:
+    if plan.refusal:
+        raise MeansError(plan.refusal)
+    return plan

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +53,24 @@ class Guardian:
     def ended(self) -> tuple[Ended, ...]:
         """See Upkeep."""
         return self._upkeep.ended
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What this host can't do, and what is here that no record explains, each a sentence.
+
+        Raises:
+            RefusedError: busy.
+        """
+        records = self.keeper.records
+        if not records.is_there:
+            return self.capability.lacks
+        with records.locked():
+            believed = {record.name for record in records.all()}
+            with suppress(MeansError):
+                found = records.names() | self.keeper.host.own_names()
+                strange = sorted(found - believed)
+                return (*self.capability.lacks, *map(_strange, strange))
+        return self.capability.lacks
 
     def recover(self) -> tuple[str, ...]:
         """See Upkeep."""
@@ -118,3 +136,7 @@ def open_guardian(
         now=lambda: datetime.now(UTC),
     )
     return Guardian(keeper, Upkeep(keeper, tell), port)
+
+
+def _strange(name: str) -> str:
+    return f"{name}: rules or a record of an isolation that can't be believed; a release of everything removes it"

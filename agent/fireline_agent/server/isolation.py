@@ -134,11 +134,11 @@ class IsolationService(isolation_pb2_grpc.IsolationServicer):
         self._policy.require_service("Isolation")
         with self._places.taken():
             standing = await self._call(self._guardian.keeper.status)
-            capability = self._guardian.capability
+            lacks = await self._call(lambda: self._guardian.lacks)
             return isolation_pb2.IsolationStatus(
                 isolations=[wire.state(one) for one in standing],
-                capability=capability.line,
-                lacks=capability.lacks,
+                capability=self._guardian.capability.line,
+                lacks=lacks,
                 ended=[wire.ended(one) for one in self._guardian.ended],
             )
 

@@ -8,7 +8,7 @@ import pytest
 from fireline_wire.v1 import host_pb2, isolation_pb2
 from tests.fakes.fleet_keys import new_authority
 from tests.integration.agent.agents import refusal, request
-from tests.integration.isolation.ground import Ground, changed, ruleset
+from tests.integration.isolation.ground import STATE, Ground, changed, ruleset
 from tests.lab import eventually
 
 pytestmark = pytest.mark.netns
@@ -219,6 +219,25 @@ async def test_another_address_is_left_open_ahead_of_a_failover(grounds: Ground)
     assert (state.phase, list(state.controllers)) == (_COMMITTED, list(both))
     assert dark.seen[0].how == isolation_pb2.Seen.HOW_SILENT
     assert seen.seen[0].how == isolation_pb2.Seen.HOW_CONNECTED
+
+
+async def test_rules_that_no_record_explains_are_told_and_released(grounds: Ground) -> None:
+    """A record that was damaged or lost leaves nobody cut off for good: a release of everything takes them away."""
+    host = grounds.lab["web-1"]
+    order = grounds.order(host)
+    async with grounds.connected(host) as controller:
+        await controller.isolate(order, host)
+        name = ruleset(host).partition("table inet ")[2].split()[0]
+        host.run(["sed", "-i", "s/envelope_base64.: .e/&A/", f"{STATE}/isolation/{name}.json"])
+        status = await controller.status()
+        await controller.release()
+        after = await controller.status()
+
+    assert list(status.isolations) == []
+    assert list(status.lacks) == [
+        f"{name}: rules or a record of an isolation that can't be believed; a release of everything removes it"
+    ]
+    assert (list(after.lacks), ruleset(host)) == ([], "")
 
 
 async def test_a_second_isolation_takes_the_place_of_the_first(grounds: Ground) -> None:
