@@ -47,7 +47,8 @@ class Orders:
     def __init__(self, keys: Path) -> None:
         self._child = Companion(_CHILD, str(keys), idle_s=_IDLE_S)
         self._lock = threading.Lock()
-        self._opened: OrderedDict[bytes, IsolationOrder] = OrderedDict()
+        # With whether the signer held at the time: what was judged as kept is not believed as new.
+        self._opened: OrderedDict[bytes, tuple[IsolationOrder, bool]] = OrderedDict()
 
     def opened(self, signed: Signed, *, is_kept: bool = False) -> IsolationOrder:
         """The order inside.
@@ -62,11 +63,11 @@ class Orders:
         """
         with self._lock:
             known = self._opened.get(signed.digest)
-        if known is not None:
-            return known
+        if known is not None and (is_kept or known[1]):
+            return known[0]
         order = self._ask(signed, is_kept=is_kept)
         with self._lock:
-            self._opened[signed.digest] = order
+            self._opened[signed.digest] = (order, not is_kept)
             while len(self._opened) > _REMEMBERED:
                 self._opened.popitem(last=False)
         return order
