@@ -152,7 +152,7 @@ class FakeIsolation:
         order = order_of(request.order)
         self._lease[order.order_id] = time.monotonic() + order.lease_s
         self._nonce = self._nonce or secrets.token_bytes(16)
-        state = State(order_id=order.order_id, scope=str(order.scope), phase=State.PHASE_ARMED)
+        state = State(order_id=order.order_id, scope=str(order.scope), phase=State.PHASE_ARMED, operator=order.operator)
         state.controllers.extend(order.controllers)
         self.orders[order.order_id] = state
         return isolation_pb2.Armed(nonce=self._nonce, applied_us=900, sockets_killed=3, lacks=self.lacks, state=state)

@@ -230,6 +230,19 @@ async def test_of_two_commands_at_once_one_spends_the_approval(two: Desk) -> Non
     assert len(await two.operations()) == 1
 
 
+async def test_a_plan_says_which_approval_it_would_need(two: Desk) -> None:
+    """And asks nobody."""
+    spec, how = BOTH.target, IsolationWish(now=True)
+
+    plan = await two.engine.isolations.plan(spec, how, operator="alice")
+    one = await two.engine.isolations.plan(TargetSpec(("db1",)), how, operator="alice")
+
+    assert (plan.approval, one.approval) == ("needs 1 approval by any other operator", "")
+    assert await two.engine.approvals.newest(1) == ()
+    await decided(two, await asked(two), "bob")
+    assert (await two.engine.isolations.plan(spec, how, operator="alice")).approval == ""
+
+
 async def test_small_commands_add_up(two: Desk) -> None:
     """One host alone, and then one more: together they are more than the rule lets one operator do."""
     await isolated(two, replace(BOTH, target=TargetSpec(("db1",))))
@@ -374,7 +387,7 @@ async def test_a_controller_that_was_killed_remembers_what_was_approved(two: Des
 
 
 async def test_an_operators_certificate_is_renewed_before_it_ends(two: Desk) -> None:
-    """Where its key is in the state folder, for that very key; a removed operator's is not renewed."""
+    """Where its key is in the state folder, for that very key; not a removed operator's, nor what is no certificate."""
     keys = pki.OperatorKeys(two.authority.folder)
     for name in ("dave", "erin"):
         key, signing_request = pki.new_request()
@@ -383,6 +396,8 @@ async def test_an_operators_certificate_is_renewed_before_it_ends(two: Desk) -> 
         keys.keep(name, key, two.authority.chain_of(old))
     await two.store.run(lambda tx: tx.revoke(old.serial, now()))
     before = chain.certificates(keys.chain("dave"))[0]
+    keys.keep("frank", b"", b"garbage")
+    keys.keep("grace", key, two.authority.chain_of(old))
 
     assert await two.engine.operators.renew_due() == ["dave"]
     assert await two.engine.operators.renew_due() == []
@@ -392,6 +407,20 @@ async def test_an_operators_certificate_is_renewed_before_it_ends(two: Desk) -> 
     assert after.not_valid_after_utc > now() + timedelta(days=80)
     (dave,) = [o for o in await two.engine.operators.all() if o.name == "dave"]
     assert dave.serial == chain.serial_hex(after)
+
+
+async def test_a_handed_over_key_that_expired_can_be_replaced(two: Desk) -> None:
+    """The name is free again once nothing of it is valid any more."""
+    policy(two, "")
+    _, signing_request = pki.new_request()
+    old = two.authority.issue_operator(signing_request, name="dave", now=now() - timedelta(days=91))
+    await two.store.run(lambda tx: tx.put_certificate(old))
+
+    await added(two.engine, "dave")
+
+    (dave,) = [o for o in await two.engine.operators.all() if o.name == "dave"]
+    assert dave.not_after is not None
+    assert dave.not_after > now() + timedelta(days=80)
 
 
 async def test_another_controller_on_the_same_record_follows_a_removal(two: Desk) -> None:

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from fireline_controller import presence
+from fireline_controller import pki, presence
 from fireline_wire import tls
 from fireline_wire.identity import CONTROLLER_DNS
 from fireline_wire.status import from_error
@@ -229,6 +230,23 @@ def test_an_operator_elsewhere_needs_only_the_key_folder(site: Site, tmp_path: P
     assert site.refused(2, "operator", "add", "erin", **elsewhere) == wanted
 
 
+def test_a_key_folder_that_can_not_work_is_named(site: Site, tmp_path: Path) -> None:
+    """Expired, with what to do, where a handshake would only fail; and what is no certificate."""
+    authority = pki.load(site.state / "keys")
+    key, signing_request = pki.new_request()
+    old = authority.issue_operator(signing_request, name="ivy", now=datetime.now(UTC) - timedelta(days=91))
+    expired, broken = tmp_path / "expired", tmp_path / "broken"
+    pki.hand_over(expired, key, authority.chain_of(old), authority.ca_pem)
+    pki.hand_over(broken, key, b"garbage", authority.ca_pem)
+
+    said = site.refused(4, "--controller", ADDRESS, "--keys", expired, "host", "list")
+    assert said == (
+        f"fireline: {expired}/operator.pem: expired {old.not_after:%Y-%m-%d %H:%M:%S} UTC; a new one:"
+        " fireline operator add ivy --out FOLDER\n"
+    )
+    assert "no certificate chain in PEM" in site.refused(5, "--keys", broken, "host", "list")
+
+
 def test_strangers_are_no_operators(site: Site, tmp_path: Path) -> None:
     """Another authority's operator does not get through the handshake; the journal's key is no operator's."""
     other = Site(tmp_path / "other")
@@ -313,3 +331,37 @@ def test_a_daemon_does_not_start_on_a_wrong_policy(tmp_path: Path) -> None:
     said = fresh.refused(2, "serve")
 
     assert said.splitlines()[-1].endswith("policy.toml: rules[1].aprovals: unknown key; did you mean 'approvals'?")
+
+
+def test_an_address_for_operators_that_is_taken_is_named(site: Site, tmp_path: Path) -> None:
+    """Exit 2 with the setting; two controllers never share a port."""
+    fresh = Site(tmp_path / "state")
+    fresh.ok("init", "--operator", "alice")
+    host, _, _ = ADDRESS.partition(":")
+
+    said = fresh.refused(2, "serve", FIRELINE_LISTEN_CONTROL=ADDRESS, FIRELINE_LISTEN_ENROLLMENT=f"{host}:27703")
+
+    wanted = f"fireline: listen.control: can't listen at {ADDRESS}: taken, or not of this machine"
+    assert said.splitlines()[-1] == wanted
+
+
+def test_an_approver_at_a_terminal_sees_it_and_is_asked(site: Site, policy: Path) -> None:
+    """What would be done is on the screen before the question; anything but yes approves nothing."""
+    policy.write_text(TWO_PERSONS)
+    said = site.refused(4, "operator", "add", "jo")
+    request = said.partition("approval approve ")[2].partition(";")[0]
+    terminal, line = pty.openpty()
+    environment = os.environ | {"FIRELINE_STATE": str(site.state), "NO_COLOR": "1"}
+    command = [str(BIN / "fireline"), "--as", "bob", "approval", "approve", request]
+    with subprocess.Popen(
+        command, stdin=line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as asked:
+        os.write(terminal, b"y\n")
+        shown, complaint = asked.communicate(timeout=60)
+    os.close(line)
+    os.close(terminal)
+
+    assert asked.returncode == 4
+    assert complaint.endswith("fireline: not approved\n")
+    assert shown.index("add operator jo") < shown.index("Approve this? Type yes:")
+    assert json.loads(site.ok("approval", "show", request, "--json"))["votes"] == []

@@ -1,6 +1,8 @@
 """The tables of the smaller isolations: what is cut, and that everything beside it goes on."""
 
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 
@@ -98,7 +100,7 @@ PEER_ROWS = (
 
 
 def beats(world: World, patience_s: float) -> Seen:
-    """Whether the heart of `start_heart` beats."""
+    """Whether the heart of `heart` beats."""
     place = world.lab_host.path(BEAT)
     before = place.read_text()
     try:
@@ -108,14 +110,18 @@ def beats(world: World, patience_s: float) -> Seen:
     return Seen.OPEN
 
 
-def start_heart(world: World, uid: int) -> int:
-    """Let a process of a user write the time down again and again; its pid on the host."""
+@contextmanager
+def heart(world: World, uid: int) -> Iterator[int]:
+    """A process of a user that writes the time down again and again, while the block lasts; its pid on the host."""
     host = world.lab_host
     host.run(["install", "-m", "666", "/dev/null", BEAT])
     started = host.spawn(["setpriv", f"--reuid={uid}", "--clear-groups", "bash", "-c", _HEART], unit="heart")
     status = Path(f"/proc/{started.pid}/status").read_text()
     inside = next(line for line in status.splitlines() if line.startswith("NSpid:"))
-    return int(inside.split()[-1])
+    try:
+        yield int(inside.split()[-1])
+    finally:
+        started.signal(signal.SIGKILL)
 
 
 FROZEN_ROWS = (dark("the heart of the frozen process", beats), *_host_goes_on())

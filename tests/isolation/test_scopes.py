@@ -5,7 +5,7 @@ import pytest
 from tests.fleet import Fleet
 from tests.isolation.probes import NOBODY
 from tests.isolation.rows import Row, check
-from tests.isolation.scopes import CONTAINER_ROWS, FROZEN_ROWS, PAUSED_ROWS, PEER_ROWS, start_heart
+from tests.isolation.scopes import CONTAINER_ROWS, FROZEN_ROWS, PAUSED_ROWS, PEER_ROWS, heart
 from tests.isolation.world import PUBLISHED_IMAGE, PUBLISHED_SERVICE, World
 
 pytestmark = [pytest.mark.netns, pytest.mark.docker]
@@ -42,11 +42,11 @@ def test_a_peer(world: World, isolated_fleet: Fleet) -> None:
 
 def test_a_process(world: World, isolated_fleet: Fleet) -> None:
     """It stands still, and goes on after the release."""
-    pid = start_heart(world, uid=NOBODY)
-    hold(world, isolated_fleet, f"process:{pid}", FROZEN_ROWS)
+    with heart(world, uid=NOBODY) as pid:
+        hold(world, isolated_fleet, f"process:{pid}", FROZEN_ROWS)
 
 
 def test_a_user(world: World, isolated_fleet: Fleet) -> None:
     """Every process of the user stands still."""
-    start_heart(world, uid=NOBODY)
-    hold(world, isolated_fleet, "user:nobody", FROZEN_ROWS)
+    with heart(world, uid=NOBODY):
+        hold(world, isolated_fleet, "user:nobody", FROZEN_ROWS)

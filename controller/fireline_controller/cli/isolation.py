@@ -169,12 +169,16 @@ async def plan(control: "ControlStub", wish: operations.Wish, how: "control_pb2.
     reply = await control.PlanIsolations(control_pb2.PlanIsolationsRequest(target=wish.options().target, wish=how))
     if wish.json:
         hosts = [_plan_document(host) for host in reply.hosts]
-        output.print_json({"targets": len(hosts), "hurts": list(reply.hurts), "hosts": hosts})
+        output.print_json(
+            {"targets": len(hosts), "hurts": list(reply.hurts), "approval": reply.approval, "hosts": hosts}
+        )
     else:
         for host in reply.hosts:
             _print_plan(host, verbose)
         for sentence in reply.hurts:
             output.warn(f"hurts: {sentence}" + ("" if how.force else "; refused without --force REASON"))
+        if reply.approval:
+            output.warn(f"approval: {reply.approval}")
     if reply.hurts and not how.force:
         return session.REFUSED
     all_able = all(output.outcome_name(h.outcome) == "ok" and not h.plan.refusal for h in reply.hosts)

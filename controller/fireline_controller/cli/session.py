@@ -10,10 +10,11 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from fireline_controller.model import ConfigError, FirelineError, StoreError
+from fireline_controller.model import ConfigError, FirelineError, PolicyError, StoreError
 
 if TYPE_CHECKING:
     import grpc
@@ -171,10 +172,30 @@ def _credentials(state: Path) -> "Credentials":
     name = os.environ.get(OPERATOR)
     if keys and name:
         raise ConfigError(f"--keys holds one operator's key: leave --as {name} ({OPERATOR}) out")
-    if name and not keys:
+    if keys:
+        return _handed_over(Path(keys))
+    if name:
         return _named(state / "keys", name)
-    folder = Path(keys) if keys else state / "keys"
-    return _read(folder / "operator.key", folder / "operator.pem", folder / "ca.pem")
+    return _read(state / "keys" / "operator.key", state / "keys" / "operator.pem", state / "keys" / "ca.pem")
+
+
+def _handed_over(keys: Path) -> "Credentials":
+    """Those of a keys folder. Nobody renews them, and a handshake that fails would not say so."""
+    from fireline_wire import chain
+
+    credentials = _read(keys / "operator.key", keys / "operator.pem", keys / "ca.pem")
+    try:
+        leaf = chain.certificates(credentials.chain_pem)[0]
+        name = chain.identity_of(leaf).name
+    except ValueError as error:
+        raise StoreError(f"{keys / 'operator.pem'}: {error}") from None
+    if leaf.not_valid_after_utc <= datetime.now(UTC):
+        message = (
+            f"{keys / 'operator.pem'}: expired {leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC; a new one:"
+            f" fireline operator add {name} --out FOLDER"
+        )
+        raise PolicyError(message, reason="certificate_revoked")
+    return credentials
 
 
 def _named(keys: Path, name: str) -> "Credentials":
@@ -186,7 +207,10 @@ def _named(keys: Path, name: str) -> "Credentials":
     if is_name(name) and name in kept.names():
         return _read(kept.folder / f"{name}.key", kept.folder / f"{name}.pem", keys / "ca.pem")
     first = _read(keys / "operator.key", keys / "operator.pem", keys / "ca.pem")
-    first_name = chain.identity_of(chain.certificates(first.chain_pem)[0]).name
+    try:
+        first_name = chain.identity_of(chain.certificates(first.chain_pem)[0]).name
+    except ValueError as error:
+        raise StoreError(f"{keys / 'operator.pem'}: {error}") from None
     if first_name != name:
         known = ", ".join([first_name, *kept.names()])
         raise ConfigError(f"--as {name} ({OPERATOR}): no key of this operator in {keys}; there are those of {known}")

@@ -37,9 +37,10 @@ class IsolationCalls:
     ) -> control_pb2.PlanIsolationsReply:
         """What isolating would do."""
         how = wire_isolation.wish(request.wish)
-        planned, hurts = await self._engine.isolations.plan(wire.target_spec(request.target), how)
-        hosts = [wire_isolation.planned(one, how) for one in planned]
-        return control_pb2.PlanIsolationsReply(hosts=hosts, hurts=hurts)
+        spec = wire.target_spec(request.target)
+        plan = await self._engine.isolations.plan(spec, how, operator=operator_of(context))
+        hosts = [wire_isolation.planned(one, how) for one in plan.hosts]
+        return control_pb2.PlanIsolationsReply(hosts=hosts, hurts=plan.hurts, approval=plan.approval)
 
     @answering
     async def ShowIsolations(

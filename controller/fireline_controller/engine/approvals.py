@@ -5,53 +5,22 @@ spent in the transaction that puts the command on record, so that one approval s
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from fireline_controller import policy, targets
+from fireline_controller import policy
+from fireline_controller.engine import permits
+from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.values import Wish
-from fireline_controller.model import ConfigError, Entry, PolicyError, Target
-from fireline_controller.policy import Approval, Needs, Proposal, Vote
+from fireline_controller.model import ConfigError, PolicyError, Target
+from fireline_controller.policy import Approval, Proposal, Vote
 from fireline_controller.store import Store, Transaction
 
 _MAX_RULES_BYTES: Final = 1 << 20  # a policy is a page of text; this protects against a wrong path
-
-
-@dataclass(frozen=True)
-class Permit:
-    """Leave to do one command. `warning` is a sentence for everybody to see: the glass was broken.
-
-    `check` raises where what was below a rule's number is so no more, since another command came before it.
-    """
-
-    approval: Approval | None = None
-    warning: str = ""
-    broken: Entry | None = None
-    check: Callable[[Transaction, datetime], None] | None = None
-
-    def spend(self, tx: Transaction, *, used_by: str, at: datetime) -> None:
-        """Use it, in the transaction that puts the command on record.
-
-        Raises:
-            PolicyError: another command used the approval meanwhile, or its time is over; or it needs one now.
-        """
-        if self.check is not None:
-            self.check(tx, at)
-        operation_id = used_by if used_by.startswith("op-") else ""
-        if self.broken is not None:
-            tx.append(replace(self.broken, at=at, operation_id=operation_id))
-        if self.approval is None:
-            return
-        spent = tx.spend_approval(self.approval.id, used_by, at)
-        if spent is None:
-            message = f"{self.approval.id} was used or has expired meanwhile: repeat the command to ask again"
-            raise PolicyError(message, reason="approval_required")
-        tx.append(replace(_entry(spent, "spent", spent.requester, at, f"used by {used_by}"), operation_id=operation_id))
 
 
 class Approvals:
@@ -132,15 +101,35 @@ class Approvals:
         if isinstance(verdict, policy.Allowed):
             return Permit(approval)
         if wish.break_glass:
-            return _broken(verdict, proposal, wish, summary, now)
+            return permits.broken(verdict, proposal, wish, summary, now)
         if isinstance(verdict, policy.Refused):
             return PolicyError(f"{summary}: {verdict.why}", reason="policy_denied")
         if approval is None or policy.standing(approval, now) != "open" or approval.demands != verdict.demands:
-            approval = _asked(proposal, verdict, wish, summary, now)
+            approval = permits.asked(proposal, verdict, wish, summary, now)
             tx.put_approval(approval)
             words = f"{wish.operator} asks for approval: {summary}"
-            tx.append(_entry(approval, "asked", wish.operator, now, words, reason=wish.reason))
-        return PolicyError(_ask(approval, verdict), reason="approval_required")
+            tx.append(permits.entry(approval, "asked", wish.operator, now, words, reason=wish.reason))
+        return PolicyError(permits.request(approval, verdict), reason="approval_required")
+
+    async def outlook(self, action: str, target: Target, parameters: Mapping[str, Any], operator: str) -> str:
+        """What `require` would want of others now, in words; empty for nothing. Asks nobody.
+
+        Raises:
+            ConfigError: the policy is wrong.
+        """
+        rules = [rule for rule in await self.rules() if action in rule.actions]
+        if not rules:
+            return ""
+        proposal, now = Proposal(action, target, parameters, operator), self._now()
+
+        def judge(tx: Transaction) -> policy.Verdict:
+            approval = tx.newest_approval(proposal.digest, operator)
+            return policy.decide(rules, proposal, self._around(tx, rules, proposal, now), approval=approval)
+
+        verdict = await self._store.read(judge)
+        if isinstance(verdict, policy.Needs):
+            return f"needs {policy.in_words(verdict.demands)}"
+        return f"refused: {verdict.why}" if isinstance(verdict, policy.Refused) else ""
 
     def _around(
         self, tx: Transaction, rules: Sequence[policy.Rule], proposal: Proposal, now: datetime
@@ -190,7 +179,9 @@ class Approvals:
             heard = replace(approval, votes=(*approval.votes, vote), ended="" if approves else "denied")
             tx.put_approval(heard)
             word = "approved" if approves else "denied"
-            tx.append(_entry(heard, word, operator, now, f"{operator} {word}: {approval.summary}", reason=reason))
+            tx.append(
+                permits.entry(heard, word, operator, now, f"{operator} {word}: {approval.summary}", reason=reason)
+            )
             return heard
 
         found = await self._store.run(record)
@@ -219,67 +210,5 @@ def _expired(tx: Transaction, approval: Approval | None, now: datetime) -> Appro
     if approval is not None and not approval.ended and policy.standing(approval, now) == "expired":
         approval = replace(approval, ended="expired")
         tx.put_approval(approval)
-        tx.append(_entry(approval, "expired", "controller", now, "expired without being used"))
+        tx.append(permits.entry(approval, "expired", "controller", now, "expired without being used"))
     return approval
-
-
-def _asked(proposal: Proposal, needs: Needs, wish: Wish, summary: str, now: datetime) -> Approval:
-    return Approval(
-        id=f"apr-{int(now.timestamp() * 1000):011x}-{secrets.token_hex(4)}",
-        digest=proposal.digest,
-        action=proposal.action,
-        summary=summary,
-        hosts=proposal.target.folded,
-        parameters=dict(proposal.parameters),
-        requester=proposal.requester,
-        reason=wish.reason,
-        incident_id=wish.incident_id,
-        asked_at=now,
-        expires_at=now + needs.expires,
-        demands=needs.demands,
-    )
-
-
-def _ask(approval: Approval, needs: Needs) -> str:
-    had = ", ".join(vote.by for vote in approval.votes)
-    earlier = f" (with what you did alone before: {targets.fold(needs.earlier)})" if needs.earlier else ""
-    wanted = f"{policy.in_words(needs.demands)}{f' (so far: {had})' if had else ''}"
-    until = f"{approval.expires_at:%Y-%m-%d %H:%M:%S} UTC"
-    return (
-        f"{approval.summary}{earlier}: needs {wanted} until {until}: fireline approval approve {approval.id};"
-        " then repeat the same command"
-    )
-
-
-def _broken(
-    verdict: Needs | policy.Refused, proposal: Proposal, wish: Wish, summary: str, now: datetime
-) -> Permit | PolicyError:
-    without = policy.in_words(verdict.demands) if isinstance(verdict, Needs) else verdict.why
-    if not verdict.break_glass:
-        message = f"{summary}: the policy does not allow to break the glass here: {without}"
-        return PolicyError(message, reason="policy_denied")
-    warning = f"glass broken by {wish.operator}: {summary}, against the policy ({without}): {wish.break_glass}"
-    data = {
-        "action": proposal.action,
-        "digest": proposal.digest,
-        "hosts": proposal.target.folded,
-        "parameters": dict(proposal.parameters),
-        "reason": wish.break_glass,
-        "without": without,
-    }
-    entry = Entry("policy.broken_glass", wish.operator, now, warning, incident_id=wish.incident_id, data=data)
-    return Permit(warning=warning, broken=entry)
-
-
-def _entry(approval: Approval, what: str, actor: str, at: datetime, words: str, *, reason: str = "") -> Entry:
-    data = {
-        "approval": approval.id,
-        "digest": approval.digest,
-        "action": approval.action,
-        "hosts": approval.hosts,
-        "parameters": dict(approval.parameters),
-        "reason": reason,
-        "expires_at": approval.expires_at.isoformat(),
-    }
-    summary = f"{approval.id}: {words}"
-    return Entry(f"approval.{what}", actor, at, summary, incident_id=approval.incident_id, data=data)

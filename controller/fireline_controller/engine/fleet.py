@@ -1,17 +1,23 @@
 """The fleet as the controller keeps it: labels, removal, and what a live agent says of itself."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from fireline_controller import targets
-from fireline_controller.engine.approvals import Approvals, Permit
+from fireline_controller.engine.approvals import Approvals
+from fireline_controller.engine.grounds import withdraw
+from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.values import TargetSpec, Wish
 from fireline_controller.hosts import Fleet, HostDescription
-from fireline_controller.model import Entry, Host, NotFound, PolicyError
+from fireline_controller.isolation import IN_FORCE, STANDING
+from fireline_controller.model import Entry, Host, HostError, NotFound, PolicyError
 from fireline_controller.store import Store, Transaction
 from fireline_wire.identity import Identity, Role
+
+_ASKED_S = 5.0
 
 
 class Hosts:
@@ -81,9 +87,9 @@ class Hosts:
 
         Raises:
             NotFound: no host of that name is in the fleet.
-            PolicyError: approval is needed.
+            PolicyError: it is isolated, by its own kernel; or approval is needed.
         """
-        await self.get(name)
+        await self._require_let_back(await self.get(name))
         permit = await self._ask([name], {"leave": True}, f"remove host {name}", operator, reason)
         now = self._now()
 
@@ -95,6 +101,8 @@ class Hosts:
                 if certificate.revoked_at is None and certificate.not_after > now:
                     tx.revoke(certificate.serial, now)
             tx.put_host(host)
+            for isolation in tx.isolations(STANDING, name):
+                withdraw(tx, isolation, now, "withdrawn: it was removed from the fleet")
             data = {"reason": reason, "serials": [c.serial for c in certificates]}
             tx.append(Entry("host.removed", operator, now, f"{name} removed: {reason}", host=name, data=data))
             return host
@@ -102,6 +110,19 @@ class Hosts:
         host = await self._store.run(record)
         await self._fleet.drop(name)
         return host
+
+    async def _require_let_back(self, host: Host) -> None:
+        """Refuse a host that would stay cut off for good: a removed one takes no release. One that is gone can go."""
+        if not await self._store.read(lambda tx: tx.isolations(IN_FORCE, host.name)):
+            return
+        with suppress(HostError):
+            status = await self._fleet.client(host).isolation_status(timeout_s=_ASKED_S)
+            if any(state.phase != "none" for state in status.isolations):
+                message = (
+                    f"{host.name} is isolated, and nobody could let it back once it is removed:"
+                    f" fireline release -t {host.name} --reason WHY"
+                )
+                raise PolicyError(message, reason="policy_denied")
 
     async def _ask(
         self, names: Sequence[str], parameters: Mapping[str, Any], summary: str, operator: str, reason: str

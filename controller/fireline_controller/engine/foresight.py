@@ -47,9 +47,10 @@ class Foresight:
             plan = await self._fleet.client(host).plan_isolation(order, timeout_s=timeout_s)
         except HostError as error:
             return Planned(host.name, error.outcome, str(error))
-        if is_own(await vantage.way_to(host.address)):
+        way = await vantage.way_to(host.address)
+        if is_own(way):
             plan = replace(plan, refusal="it is this controller's own host: it is never isolated")
-        elif (why := said_own(plan)) and not how.force:
+        elif (why := said_own(plan, way)) and not how.force:
             plan = replace(plan, refusal=f"{why}; to isolate it all the same: --force REASON")
         opened = {*draft.controllers, *(opening.address for opening in how.allowances)}
         candidates = judging.candidates(host.name, ground.hosts, spared=ground.spared, open_addresses=opened)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TypeVar
 
 from fireline_controller import isolation as judging
@@ -85,6 +86,17 @@ class Subject:
                 message = f"{self.host.name}: {group.hurt(())}; to do it all the same: --force REASON"
                 raise Denied(message, reason="policy_denied")
 
+    def require_alone(self, tx: Transaction) -> None:
+        """Refuse what somebody else is at work on: of two at once, each would take the other's proof away.
+
+        Raises:
+            HostFailed: somebody is.
+        """
+        for other in tx.isolations(IN_FORCE, self.host.name):
+            is_at_work = tx.operation(other.operation_id).finished_at is None
+            if other.scope == str(self.wish.scope) and is_at_work:
+                raise self.failed(f"{other.operator} is isolating it too (order {other.order_id})", "busy")
+
     def witnesses(self, open_addresses: set[str]) -> Witnesses:
         """Those who may look at the host."""
         candidates = judging.candidates(
@@ -102,13 +114,16 @@ class Subject:
         return await self.rooms.store.run(work)
 
 
-def said_own(plan: IsolationPlan) -> str:
-    """Why the planned host may be this controller's own, by its own word, or nothing."""
+def said_own(plan: IsolationPlan, way: vantage.Way | None) -> str:
+    """Why the planned host may be this controller's own, by its own word, or nothing.
+
+    Only the address that this controller has on the way there counts: those of container bridges are on many machines.
+    """
     return judging.own_host(
         machine_id=plan.machine_id,
         addresses=plan.addresses,
         own_machine_id=vantage.machine_id(),
-        own_addresses=vantage.own_addresses(),
+        own_addresses=() if way is None or way.is_loopback else (way.local,),
     )
 
 
@@ -132,10 +147,14 @@ def withdraw_waiting(tx: Transaction, by: Isolation, why: str) -> None:
     """End the orders that wait for the same thing as this one."""
     for waiting in tx.isolations({Phase.PENDING}, by.host):
         if waiting.scope == by.scope:
-            at = by.committed_at or by.ordered_at
-            ended = replace(waiting, phase=Phase.WITHDRAWN, ended_at=at)
-            tx.put_isolation(ended)
-            tx.append(entries.ended(ended, at, f"the order that waited for {by.host} is {why}"))
+            withdraw(tx, waiting, by.committed_at or by.ordered_at, why)
+
+
+def withdraw(tx: Transaction, order: Isolation, at: datetime, why: str) -> None:
+    """End an order that waits for its host, or whose host is no more."""
+    ended = replace(order, phase=Phase.WITHDRAWN, ended_at=at)
+    tx.put_isolation(ended)
+    tx.append(entries.ended(ended, at, f"the order for {order.host} is {why}"))
 
 
 def how_restored(back: Released) -> str:

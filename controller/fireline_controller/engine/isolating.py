@@ -15,7 +15,7 @@ from fireline_controller import isolation as judging
 from fireline_controller.engine import isolation_entries as entries
 from fireline_controller.engine.grounds import Subject, how_restored, require_enrolled, withdraw_waiting
 from fireline_controller.engine.looking import Views
-from fireline_controller.engine.preparing import Prepared, prepare
+from fireline_controller.engine.preparing import Prepared, prepare, standing_already
 from fireline_controller.hosts import Armed, Command
 from fireline_controller.isolation import IN_FORCE, Isolation, Phase, Verdict
 from fireline_controller.model import (
@@ -68,6 +68,8 @@ class HostIsolation:
             HostError: it is not isolated, or that is not known; the message says which.
             FirelineError: the controller itself failed.
         """
+        if (standing := await standing_already(self._subject)) is not None:
+            return standing
         prepared = await prepare(self._subject)
         self._times = replace(self._times, captured_ms=prepared.captured_ms, witnesses=tuple(sorted(prepared.before)))
         order = await self._intend(prepared)
@@ -93,6 +95,7 @@ class HostIsolation:
             waiting = {one.order_id for one in tx.isolations({Phase.PENDING}, subject.host.name)}
             if subject.ground.waiting and not waiting & subject.ground.waiting:
                 raise subject.failed("its order was withdrawn meanwhile", "superseded")
+            subject.require_alone(tx)
             subject.require_others(tx)
             places = judging.answered(prepared.before)
             order = replace(prepared.draft, fence_token=tx.next_fence_token(), places=places)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 
 from fireline_controller import targets
 from fireline_controller.engine import standing
-from fireline_controller.engine.approvals import Approvals, Permit
+from fireline_controller.engine.approvals import Approvals
 from fireline_controller.engine.collect import Rooms
 from fireline_controller.engine.foresight import Foresight, Planned, isolated_hosts
 from fireline_controller.engine.grounds import Ground, Subject
 from fireline_controller.engine.isolating import HostIsolation
 from fireline_controller.engine.operations import Operations, Running
 from fireline_controller.engine.orders import Orders
+from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.releasing import HostRelease
 from fireline_controller.engine.values import IsolationWish, News, TargetSpec, Wish
 from fireline_controller.hosts import Fleet, IsolationStatus
@@ -30,8 +31,14 @@ from fireline_controller.model import (
 from fireline_controller.profiles import Profile
 from fireline_controller.store import Transaction
 
-# All hosts at once: nothing but short calls.
-_ALL_AT_ONCE = 10_000
+
+@dataclass(frozen=True)
+class Plan:
+    """What isolating would do on each host, by name; which groups it would hurt; which approval it would need."""
+
+    hosts: tuple[Planned, ...]
+    hurts: tuple[str, ...]
+    approval: str
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class Isolations:
         async def work(running: Running, host: Host) -> HostOutcome:
             return await HostIsolation(Subject(self._rooms, ground, running, host, how)).run()
 
-        whole = replace(wish, concurrency=wish.concurrency or (_ALL_AT_ONCE if how.now else 0))
+        whole = replace(wish, concurrency=wish.concurrency or (len(target.hosts) if how.now else 0))
         run = self._operations.run("isolate", whole, work, commands_only=False, parameters=how.parameters(), ask=ask)
         async for news in run:
             yield news
@@ -114,12 +121,12 @@ class Isolations:
         async def work(running: Running, host: Host) -> HostOutcome:
             return await HostRelease(Subject(self._rooms, ground, running, host, IsolationWish())).run()
 
-        whole = replace(wish, concurrency=wish.concurrency or _ALL_AT_ONCE)
+        whole = replace(wish, concurrency=wish.concurrency or len(target.hosts))
         async for news in self._operations.run("release", whole, work, commands_only=False, ask=ask):
             yield news
 
-    async def plan(self, spec: TargetSpec, how: IsolationWish) -> tuple[Sequence[Planned], Sequence[str]]:
-        """What isolating would do on each host, by name, and which groups it would hurt. Changes nothing.
+    async def plan(self, spec: TargetSpec, how: IsolationWish, *, operator: str) -> Plan:
+        """What isolating would do. Changes nothing.
 
         Raises:
             FirelineError: the target does not parse or matches nothing.
@@ -127,7 +134,9 @@ class Isolations:
         target, hosts = await self._operations.resolve(spec)
         ground = await self._ground(target, frozenset())
         planned = await asyncio.gather(*(self._foresight.plan(ground, host, how) for host in hosts))
-        return sorted(planned, key=lambda p: p.host), await self._foresight.hurt(target, how)
+        approval = await self._approvals.outlook("isolate", target, how.parameters(), operator)
+        hurts = await self._foresight.hurt(target, how)
+        return Plan(tuple(sorted(planned, key=lambda p: p.host)), tuple(hurts), approval)
 
     async def status(self, spec: TargetSpec) -> Sequence[HostIsolations]:
         """What is in force on these hosts, or on all, by name: asked of each host's kernel.
@@ -136,6 +145,7 @@ class Isolations:
             FirelineError: the target does not parse or matches nothing.
         """
         hosts = (await self._operations.resolve(spec))[1] if spec.terms else await self._rooms.store.hosts()
+        asked_at = self._rooms.now()
         asked = await asyncio.gather(*(self._asked(host) for host in hosts))
         now = self._rooms.now()
 
@@ -143,7 +153,7 @@ class Isolations:
             standing.expire(tx, now)
             for host, answer in zip(hosts, asked, strict=True):
                 if not isinstance(answer, HostError):
-                    standing.reconcile(tx, host.name, answer, now)
+                    standing.reconcile(tx, host.name, answer, asked_at=asked_at, now=now)
             return tx.isolations(STANDING)
 
         records = await self._rooms.store.run(settled)

@@ -16,9 +16,9 @@ from typing import Any
 from fireline_controller import fanout, targets
 from fireline_controller.config import Settings
 from fireline_controller.engine import entries, settling
-from fireline_controller.engine.approvals import Permit
 from fireline_controller.engine.feed import Feed
 from fireline_controller.engine.owners import Owners
+from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.values import Finished, News, Progress, Started, TargetSpec, Wish
 from fireline_controller.hosts import Command
 from fireline_controller.model import (

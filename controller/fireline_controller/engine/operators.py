@@ -1,17 +1,21 @@
 """Who may ask this controller: the operators beyond the one that `fireline init` made; added, renewed, removed."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
 from fireline_controller import pki, targets
-from fireline_controller.engine.approvals import Approvals, Permit
+from fireline_controller.engine.approvals import Approvals
+from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.values import Wish
-from fireline_controller.model import Certificate, Entry, NotFound, PolicyError
+from fireline_controller.model import Certificate, Entry, NotFound, PolicyError, StoreError
 from fireline_controller.store import Store, Transaction
 from fireline_wire.identity import Identity, is_name
+
+log = logging.getLogger(__name__)
 
 OnDenied = Callable[[int, Collection[str]], object]
 
@@ -128,12 +132,19 @@ class Operators:
         self._on_denied(*await self._store.read(lambda tx: tx.denied()))
 
     async def renew_due(self) -> Sequence[str]:
-        """Renew the certificates whose keys are in this state folder, where one is due; the operators' names."""
+        """Renew the certificates whose keys are in this state folder, where one is due; the operators' names.
+
+        A file that is no such certificate holds nobody up: it is logged.
+        """
         now, keys = self._now(), self._keys()
         renewed = []
         for name in await asyncio.to_thread(keys.names):
-            chain_pem = await asyncio.to_thread(keys.chain, name)
-            fresh = self._authority().renew_operator(chain_pem, now=now)
+            try:
+                chain_pem = await asyncio.to_thread(keys.chain, name)
+                fresh = self._authority().renew_operator(chain_pem, name=name, now=now)
+            except (ValueError, StoreError) as error:
+                log.warning("certificate of operator %s not renewed: %s", name, error)
+                continue
             if fresh is not None and await self._store.run(partial(_renew, name=name, fresh=fresh, now=now)):
                 await asyncio.to_thread(keys.replace_chain, name, self._authority().chain_of(fresh))
                 renewed.append(name)

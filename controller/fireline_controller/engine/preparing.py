@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from fireline_controller.engine import isolation_entries as entries
-from fireline_controller.engine.grounds import Subject, is_own, require_enrolled, said_own, withdraw_waiting
+from fireline_controller.engine.grounds import Subject, is_own, require_enrolled, said_own, withdraw, withdraw_waiting
 from fireline_controller.engine.looking import Views, Witnesses
 from fireline_controller.hosts import IsolationPlan, vantage
 from fireline_controller.isolation import Isolation, Phase
@@ -44,7 +44,7 @@ async def prepare(subject: Subject) -> Prepared:
         message = f"{subject.host.name}: it is this controller's own host: it is never isolated"
         raise Denied(message, reason="lockout")
     try:
-        plan = await _plan(subject, draft)
+        plan = await _plan(subject, draft, way)
         return await _prepared(subject, draft, _with_known(plan, way))
     except Unreachable as error:
         if subject.wish.hold_s and not subject.ground.waiting:
@@ -52,13 +52,44 @@ async def prepare(subject: Subject) -> Prepared:
         raise
 
 
-async def _plan(subject: Subject, draft: Isolation) -> IsolationPlan:
+async def standing_already(subject: Subject) -> HostOutcome | None:
+    """The outcome for a host on which the same thing stands already, by its kernel: it is left alone.
+
+    To look whether it is dark would prove nothing, for it was silent before, and to let it back for that would open it.
+
+    Raises:
+        HostError: the host can't be asked, or somebody else is isolating it now.
+    """
+    try:
+        status = await subject.client.isolation_status(timeout_s=subject.command_s)
+    except Unreachable:
+        return None  # told, and kept where that was asked for, by what comes next
+    same = [s for s in status.isolations if s.scope == str(subject.wish.scope) and s.phase != "none"]
+    if not same:
+        return None
+    by = f"order {same[0].order_id} of {same[0].operator or 'somebody'}"
+    if same[0].phase != "committed":
+        raise subject.failed(f"it is being isolated now, by {by}: wait for the end of that", "busy")
+    await subject.record(lambda tx: _note_standing(tx, subject, same[0].order_id))
+    detail = f"isolated already, by {by}; to change what stays open, release it first"
+    return HostOutcome(subject.host.name, Outcome.OK, detail)
+
+
+def _note_standing(tx: Transaction, subject: Subject, order_id: str) -> None:
+    """What waited for the host waits no more."""
+    now = subject.rooms.now()
+    for waiting in tx.isolations({Phase.PENDING}, subject.host.name):
+        if waiting.scope == str(subject.wish.scope):
+            withdraw(tx, waiting, now, f"not needed: {order_id} stands")
+
+
+async def _plan(subject: Subject, draft: Isolation, way: vantage.Way | None) -> IsolationPlan:
     subject.tell("planning")
     order = subject.ground.orders.sign(draft, draft.ordered_at)
     plan = await subject.client.plan_isolation(order, timeout_s=subject.command_s)
     if plan.refusal:
         raise subject.failed(f"can't be isolated: {plan.refusal}", "unsupported")
-    if (why := said_own(plan)) and not subject.wish.force:
+    if (why := said_own(plan, way)) and not subject.wish.force:
         message = f"{subject.host.name}: {why}; to isolate it all the same: --force REASON"
         raise Denied(message, reason="lockout")
     return plan

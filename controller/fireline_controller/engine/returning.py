@@ -56,12 +56,13 @@ class Returning:
         await asyncio.gather(*self._carrying.values(), return_exceptions=True)
 
     async def _seen(self, host: Host) -> None:
+        asked_at = self._rooms.now()
         status = await self._fleet.client(host).isolation_status(timeout_s=_TIMEOUT_S)
         now = self._rooms.now()
 
         def settled(tx: Transaction) -> tuple[Isolation, ...]:
             standing.expire(tx, now)
-            standing.reconcile(tx, host.name, status, now)
+            standing.reconcile(tx, host.name, status, asked_at=asked_at, now=now)
             return tx.isolations(STANDING, host.name)
 
         left = await self._rooms.store.run(settled)
@@ -112,7 +113,13 @@ class Returning:
                 async for news in self._isolate(wish, how, waiting=frozenset({order.order_id})):
                     log.info("%s: %s", host.name, news)
             except FirelineError as error:
-                log.warning("the order that waited for %s is not carried out: %s", host.name, error)
+                await self._refused(order, str(error))
+
+    async def _refused(self, order: Isolation, why: str) -> None:
+        """It goes on waiting: what refuses it may be another once the host is seen the next time."""
+        now = self._rooms.now()
+        summary = f"the order that waits for {order.host} is not carried out: {why}"
+        await self._rooms.store.run(lambda tx: tx.append(entries.noticed(order, now, summary)))
 
 
 def _command(isolation: Isolation, now: datetime) -> Command:

@@ -5,17 +5,22 @@ from dataclasses import replace
 from datetime import datetime
 
 from fireline_controller.engine import isolation_entries as entries
+from fireline_controller.engine.grounds import withdraw
 from fireline_controller.hosts import IsolationStatus
 from fireline_controller.isolation import IN_FORCE, Isolation, Phase
 from fireline_controller.store import Transaction
 
 
-def reconcile(tx: Transaction, host: str, status: IsolationStatus, now: datetime) -> None:
-    """Put on record what became of a host's isolations; those that somebody is at work on are left alone."""
+def reconcile(tx: Transaction, host: str, status: IsolationStatus, *, asked_at: datetime, now: datetime) -> None:
+    """Put on record what became of a host's isolations, by its answer to a question that was asked at a time.
+
+    Those that somebody is at work on, or was since then, are left alone: the answer may be older than what they did.
+    """
     phases = {state.order_id: state.phase for state in status.isolations}
     ended = {one.order_id: one.how for one in status.ended}
     for isolation in tx.isolations(IN_FORCE, host):
-        if tx.operation(isolation.operation_id).finished_at is None:
+        finished_at = tx.operation(isolation.operation_id).finished_at
+        if finished_at is None or finished_at >= asked_at:
             continue
         found = _found(isolation, phases, ended, now)
         if found is not None:
@@ -28,9 +33,7 @@ def expire(tx: Transaction, now: datetime) -> None:
     """End the orders that have waited for their hosts for as long as they may."""
     for isolation in tx.isolations({Phase.PENDING}):
         if isolation.not_after is not None and isolation.not_after <= now:
-            ended = replace(isolation, phase=Phase.WITHDRAWN, ended_at=now)
-            tx.put_isolation(ended)
-            tx.append(entries.ended(ended, now, f"the order that waited for {ended.host} is out of time"))
+            withdraw(tx, isolation, now, "out of time")
 
 
 def _found(

@@ -96,12 +96,20 @@ class Authority:
         """
         return self._issue(requested_key(csr_pem), operator_grant(name), now, OWN_LIFETIME)
 
-    def renew_operator(self, chain_pem: bytes, *, now: datetime) -> Certificate | None:
-        """A new certificate for the key of an operator's chain; None while none is due."""
+    def renew_operator(self, chain_pem: bytes, *, name: str, now: datetime) -> Certificate | None:
+        """A new certificate for the key of an operator's chain; None while none is due.
+
+        Raises:
+            ValueError: the chain is none, or its leaf is not this operator's by this authority.
+        """
         leaf = chain.certificates(chain_pem)[0]
+        chain.require_issued_by(leaf, self._ca)
+        grant = operator_grant(name)
+        if (found := chain.identity_of(leaf)) != grant.identity:
+            raise ValueError(f"it is for {found}, wanted {grant.identity}")
         if not _is_late(leaf.not_valid_before_utc, leaf.not_valid_after_utc, now):
             return None
-        return self._issue(chain.public_key_of(leaf), operator_grant(chain.identity_of(leaf).name), now, OWN_LIFETIME)
+        return self._issue(chain.public_key_of(leaf), grant, now, OWN_LIFETIME)
 
     def chain_of(self, certificate: Certificate) -> bytes:
         """The chain that the holder of a certificate serves, PEM."""

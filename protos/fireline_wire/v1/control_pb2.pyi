@@ -1033,6 +1033,9 @@ class PlanIsolationsReply(_message.Message):
 
     HOSTS_FIELD_NUMBER: _builtins.int
     HURTS_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    approval: _builtins.str
+    """The approval that it would need from others, or why it would be refused. Empty: none."""
     @_builtins.property
     def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedIsolation]:
         """By name."""
@@ -1046,10 +1049,11 @@ class PlanIsolationsReply(_message.Message):
         *,
         hosts: _abc.Iterable[Global___PlannedIsolation] | None = ...,
         hurts: _abc.Iterable[_builtins.str] | None = ...,
+        approval: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "hurts", b"hurts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "hosts", b"hosts", "hurts", b"hurts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
