@@ -58,11 +58,11 @@ def release_with_code(ground: Ground, code: str) -> Report:
 
     Raises:
         WrongCode: there is none.
-        RefusedError: busy, or the kernel refuses.
+        RefusedError: the kernel refuses.
     """
     started_ns = time.monotonic_ns()
     digest = code_sha256(code)
-    with ground.records.locked():
+    with ground.records.locked(breaks=True):
         found = ground.records.all()
         chosen = [r for r in found if hmac.compare_digest(r.order.code_sha256, digest)]
         if not chosen:
