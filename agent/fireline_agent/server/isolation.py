@@ -136,12 +136,12 @@ class IsolationService(isolation_pb2_grpc.IsolationServicer):
         """What is in force, read from the kernel."""
         self._policy.require_service("Isolation")
         with self._places.taken():
-            standing = await self._call(self._guardian.keeper.status)
+            standing, untold = await self._call(self._guardian.keeper.status)
             lacks = await self._call(lambda: self._guardian.lacks)
             return isolation_pb2.IsolationStatus(
                 isolations=[wire.state(one) for one in standing],
                 capability=self._guardian.capability.line,
-                lacks=lacks,
+                lacks=(*lacks, *untold),
                 ended=[wire.ended(one) for one in self._guardian.ended],
             )
 
