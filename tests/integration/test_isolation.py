@@ -123,6 +123,9 @@ def test_all_hosts_at_once_are_proved_by_the_controller_itself(fleet: Fleet) -> 
 
     assert found["counts"] == {"ok": 4}
     assert {host["detail"][:23] for host in found["hosts"]} == {"dark to this controller"}
+    again = fleet.json("isolate", "-t", "web1", *NOW)
+    assert again["hosts"][0]["detail"].startswith("isolated already, by order ")
+    assert ": dark to this controller: " in again["hosts"][0]["detail"]
 
 
 def test_a_dead_witness_proves_nothing_and_is_not_needed(fleet: Fleet) -> None:

@@ -562,9 +562,25 @@ async def test_what_is_isolated_already_stays_as_it_is(four: Desk) -> None:
     again = (await isolate(four, "web[1-2]", operator="bob"))["web1"]
 
     assert again.outcome is Outcome.OK
-    assert again.detail.startswith(f"isolated already, by order {first.order_id} of ")
+    assert again.detail.startswith(f"isolated already, by order {first.order_id} of alice: dark to web")
     assert rules(four, "web1").is_dark()
     assert await record(four, "web1") == first
+
+
+async def test_a_host_that_only_says_it_is_isolated_is_not_believed(four: Desk) -> None:
+    """I4, I8: neither without a record of ours, nor when it answers again what it did not answer then."""
+    web1 = rules(four, "web1")
+    await isolate(four, "web1")
+    web1.leaks = (80,)
+    found = (await isolate(four, "web1"))["web1"]
+    assert (found.outcome, found.reason) == (Outcome.FAILED, "not_proved")
+    assert "of alice: it still answers: [2001:2:0:f00d::1]:80 (connected to web" in found.detail
+
+    (state,) = web1.orders.values()
+    state.order_id = "op-9.web1"
+    found = (await isolate(four, "web1"))["web1"]
+    assert found.reason == "not_proved"
+    assert found.detail.endswith("by order op-9.web1 of alice: this controller has no record of that; release it first")
 
 
 async def test_of_two_who_isolate_at_once_the_second_is_told_to_wait(four: Desk) -> None:

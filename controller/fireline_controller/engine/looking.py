@@ -52,9 +52,13 @@ class Witnesses:
         seen = await asyncio.gather(*(self._again(name, places) for name in before))
         return dict(view for view in seen if view is not None)
 
-    async def at(self, places: Collection[tuple[str, int]]) -> Views:
-        """What is seen of these places, by the first witnesses that answer or, without any, by this controller."""
-        return await self._asked(places) or {CONTROLLER: await self._own(places)}
+    async def at(self, places: Collection[tuple[str, int]], *, open_port: int = 0) -> Views:
+        """What is seen of these places, by the first witnesses that answer or, without any, by this controller.
+
+        `open_port` is the one that stays open to this controller, by which it can't tell.
+        """
+        own = [place for place in places if place[1] != open_port]
+        return await self._asked(places) or {CONTROLLER: await self._own(own)}
 
     async def _asked(self, places: Collection[tuple[str, int]]) -> Views:
         asked = await asyncio.gather(*(self._one(places) for _ in range(self._settings.witnesses)))

@@ -8,9 +8,10 @@ from fireline_controller.engine import isolation_entries as entries
 from fireline_controller.engine.grounds import Subject, is_own, require_enrolled, said_own, withdraw, withdraw_waiting
 from fireline_controller.engine.looking import Views, Witnesses
 from fireline_controller.hosts import IsolationPlan, vantage
-from fireline_controller.isolation import Isolation, Phase
+from fireline_controller.isolation import How, Isolation, Phase, Verdict, judge
 from fireline_controller.model import Denied, HostError, HostOutcome, Outcome, Unreachable
 from fireline_controller.store import Transaction
+from fireline_wire.isolation import Opening
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ async def prepare(subject: Subject) -> Prepared:
 
 
 async def standing_already(subject: Subject) -> HostOutcome | None:
-    """The outcome for a host on which the same thing stands already, by its kernel: it is left alone.
+    """The outcome for a host on which the same thing stands already; it is left alone.
 
-    To look whether it is dark would prove nothing, for it was silent before, and to let it back for that would open it.
+    It was silent before, so to isolate it anew could not be proved, and to let it back for that would open it. That it
+    stands is the host's word: it counts with a record of ours, and with witnesses who see it as dark as then (I4).
 
     Raises:
-        HostError: the host can't be asked, or somebody else is isolating it now.
+        HostError: the host can't be asked, somebody else is isolating it now, or it is not what it says.
     """
     try:
         status = await subject.client.isolation_status(timeout_s=subject.command_s)
@@ -70,9 +72,26 @@ async def standing_already(subject: Subject) -> HostOutcome | None:
     by = f"order {same[0].order_id} of {same[0].operator or 'somebody'}"
     if same[0].phase != "committed":
         raise subject.failed(f"it is being isolated now, by {by}: wait for the end of that", "busy")
+    verdict = await _still_dark(subject, same[0].order_id)
+    if not verdict.is_proved:
+        raise subject.failed(f"it says that it is isolated already, by {by}: {verdict.sentence}", "not_proved")
     await subject.record(lambda tx: _note_standing(tx, subject, same[0].order_id))
-    detail = f"isolated already, by {by}; to change what stays open, release it first"
+    detail = f"isolated already, by {by}: {verdict.sentence}; to change what stays open, release it first"
     return HostOutcome(subject.host.name, Outcome.OK, detail)
+
+
+async def _still_dark(subject: Subject, order_id: str) -> Verdict:
+    known = await subject.record(lambda tx: tx.isolations({Phase.COMMITTED}, subject.host.name))
+    own = next((one for one in known if one.order_id == order_id), None)
+    if own is None:
+        return Verdict(False, "this controller has no record of that; release it first")
+    if not subject.is_whole or not own.places:
+        return Verdict(True, "by its kernel")
+    opened = {*own.controllers, *(Opening.parse(text).address for text in own.allowances)}
+    agent_port = int(subject.host.address.rpartition(":")[2])
+    seen = await subject.witnesses(opened).at(own.places, open_port=agent_port)
+    then = {name: [replace(sight, how=How.CONNECTED) for sight in sights] for name, sights in seen.items()}
+    return judge(then, seen)
 
 
 def _note_standing(tx: Transaction, subject: Subject, order_id: str) -> None:
