@@ -155,7 +155,8 @@ async def test_cpu_and_processes_are_limited_with_all_children(tmp_path: Path) -
 
     run = found.run("breed")
     assert run.wall_ms >= 1500
-    assert 500 < run.cpu_ms < 1.3 * run.wall_ms  # the limit is 100 % of one core, on a machine that has more
+    # The limit is 100 % of one core, on a machine that has more; the least is more than the collector itself takes.
+    assert 300 < run.cpu_ms < 1.3 * run.wall_ms
     assert many.data("breed.txt").count(b'{"pid":0}') > 200 - LIMITS.pids
 
 
