@@ -9,7 +9,8 @@ import mmap
 import os
 import socket
 import struct
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 
 from fireline_agent.hands.namespaces import entered
 from tests.isolation.frames import hardware, packet_socket
@@ -29,26 +30,33 @@ _FRAME_BYTES, _FRAMES = 4096, 16
 
 
 def by_tc_redirect(world: World, patience_s: float) -> Seen:
-    """A filter of tc on the loopback device that redirects frames to the wire.
+    """Frames that a filter on the loopback device redirects to the wire."""
+    target, source = hardware(world.outsider), hardware(world.host)
+    with (
+        redirecting(world.host),
+        packet_socket(world.host, "lo", 0) as sender,
+        packet_socket(world.outsider, "eth0", ETH_P_ALL) as receiver,
+    ):
+        to = ("lo", ETH_P_EXPERIMENT)
+        return one_way(
+            lambda token: sender.sendto(frame(target, source, ETH_P_EXPERIMENT, token), to), receiver, patience_s
+        )
+
+
+@contextmanager
+def redirecting(place: Vantage) -> Iterator[None]:
+    """Let tc redirect frames of an unknown type from the loopback device to the wire, while the block lasts.
 
     What tc redirects skips netfilter's egress hook by design (nf_skip_egress in net/core/dev.c). Needs CAP_NET_ADMIN.
     """
-    target, source = hardware(world.outsider), hardware(world.host)
-    world.host.run(["tc", "qdisc", "add", "dev", "lo", "clsact"])
     match = ["protocol", f"{ETH_P_EXPERIMENT:#x}", "u32", "match", "u8", "0", "0"]
     action = ["action", "mirred", "egress", "redirect", "dev", "eth0"]
+    place.run(["tc", "qdisc", "add", "dev", "lo", "clsact"])
     try:
-        world.host.run(["tc", "filter", "add", "dev", "lo", "egress", *match, *action])
-        with (
-            packet_socket(world.host, "lo", 0) as sender,
-            packet_socket(world.outsider, "eth0", ETH_P_ALL) as receiver,
-        ):
-            to = ("lo", ETH_P_EXPERIMENT)
-            return one_way(
-                lambda token: sender.sendto(frame(target, source, ETH_P_EXPERIMENT, token), to), receiver, patience_s
-            )
+        place.run(["tc", "filter", "add", "dev", "lo", "egress", *match, *action])
+        yield
     finally:
-        world.host.run(["tc", "qdisc", "del", "dev", "lo", "clsact"])
+        place.run(["tc", "qdisc", "del", "dev", "lo", "clsact"])
 
 
 def by_xdp_socket(world: World, patience_s: float) -> Seen:

@@ -37,12 +37,12 @@ async def start_module(module: str, *arguments: str, stderr: IO[bytes]) -> async
     It finds the same packages as this process and inherits nothing else of its environment.
     """
     return await asyncio.create_subprocess_exec(
-        *_command(module, arguments),
+        *module_command(module, arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
         cwd="/",
-        env=_environment(),
+        env=module_environment(),
         start_new_session=True,
     )
 
@@ -55,12 +55,12 @@ def run_module(module: str, *arguments: str, given: bytes, timeout_s: float) -> 
     """
     try:
         ended = subprocess.run(
-            _command(module, arguments),
+            module_command(module, arguments),
             input=given,
             capture_output=True,
             timeout=timeout_s,
             cwd="/",
-            env=_environment(),
+            env=module_environment(),
             check=True,
         )
     except subprocess.SubprocessError as error:
@@ -69,11 +69,12 @@ def run_module(module: str, *arguments: str, given: bytes, timeout_s: float) -> 
     return ended.stdout
 
 
-def _command(module: str, arguments: Sequence[str]) -> tuple[str, ...]:
+def module_command(module: str, arguments: Sequence[str]) -> tuple[str, ...]:
+    """How a module of this program is started."""
     return (sys.executable, "-P", "-m", module, *arguments)
 
 
-def _environment() -> dict[str, str]:
+def module_environment() -> dict[str, str]:
     """Enough to find the same packages as this process; nothing else of what it inherited."""
     return {
         "LANG": "C.UTF-8",

@@ -42,18 +42,21 @@ class ContainerNet:
             return Plan(order, refusal=self._capability.refusal)
         try:
             found = self._containers.selected(order.scope)
+            refusal = _on_host_network(found)
+            # One that is cut off for good may be stopped; a new order must find somebody.
+            if not found and left_ms is not None:
+                refusal = f"no running container is {order.scope}"
+            if refusal:
+                return Plan(order, refusal=refusal)
             places = [self._place(order, container, left_ms, replaced) for container in found]
         except MeansError as error:
             return Plan(order, refusal=str(error))
-        refusal = _on_host_network(found) or ("" if found else f"no running container is {order.scope}")
-        if refusal and (left_ms is not None or found):
-            return Plan(order, refusal=refusal)
         return Plan(
             order,
             transaction="".join(f"# in container {p.label}\n{p.transaction}" for p in places),
             places=tuple(places),
             effects=tuple(_effects(order, found)),
-            lacks=self._capability.lacks,
+            lacks=(*self._capability.lacks, *map(_weakness, (c for c in found if c.rules_itself))),
         )
 
     def put(self, plan: Plan) -> None:
@@ -180,6 +183,13 @@ def _on_host_network(containers: Sequence[Container]) -> str:
                     f"or stop its processes with the scope paused:{container.name}"
                 )
     return ""
+
+
+def _weakness(container: Container) -> str:
+    return (
+        f"container {container.name} may change its own rules (NET_ADMIN): what it undoes is put back within seconds; "
+        f"the scope paused:{container.name} leaves it no say"
+    )
 
 
 def _effects(order: IsolationOrder, containers: Sequence[Container]) -> Iterator[str]:

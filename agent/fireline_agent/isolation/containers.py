@@ -21,6 +21,8 @@ class Container:
     name: str
     pid: int
     is_paused: bool
+    # It has the capability to change the rules of its own network.
+    rules_itself: bool = False
 
     @property
     def namespace(self) -> str:
@@ -37,7 +39,7 @@ class Containers:
     def selected(self, scope: Scope) -> list[Container]:
         """The running containers that a scope selects, by name."""
         answer = self._ask({"verb": "find", "kind": scope.kind, "value": scope.value})
-        found = [Container(c["id"], c["name"], int(c["pid"]), bool(c["is_paused"])) for c in answer["containers"]]
+        found = [Container(**container) for container in answer["containers"]]
         return sorted(found, key=lambda container: (container.name, container.id))
 
     def pause(self, container_id: str) -> None:

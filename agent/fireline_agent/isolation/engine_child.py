@@ -42,13 +42,15 @@ def _found(engine: docker.Engine, kind: str, value: str) -> Iterator[dict[str, A
     """The running containers that a scope selects. What is not of the wanted shape is left out."""
     for listed in engine.containers():
         if isinstance(listed, dict) and docker.is_id(listed.get("Id")) and _is_selected(listed, kind, value):
-            state = engine.inspect(listed["Id"]).get("State")
+            inspected = engine.inspect(listed["Id"])
+            state = inspected.get("State")
             if isinstance(state, dict) and state.get("Running") is True and isinstance(state.get("Pid"), int):
                 yield {
                     "id": listed["Id"],
                     "name": _names(listed)[0][:200],
                     "pid": state["Pid"],
                     "is_paused": state.get("Paused") is True,
+                    "rules_itself": _rules_itself(inspected.get("HostConfig")),
                 }
 
 
@@ -60,6 +62,14 @@ def _is_selected(listed: Mapping[str, Any], kind: str, value: str) -> bool:
         service = str(labels.get(_SERVICE, ""))
         return value in (service, f"{labels.get(_PROJECT, '')}/{service}")
     return kind == "image" and value in (listed.get("Image"), listed.get("ImageID"))
+
+
+def _rules_itself(settings: Any) -> bool:
+    if not isinstance(settings, dict):
+        return False
+    added = settings.get("CapAdd")
+    names = {str(name).upper().removeprefix("CAP_") for name in added} if isinstance(added, list) else set()
+    return settings.get("Privileged") is True or bool(names & {"ALL", "NET_ADMIN"})
 
 
 def _names(listed: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,8 @@ from fireline_agent.isolation.model import Identity, Link, Network
 _IFF_LOOPBACK: Final = 0x8  # linux/if.h
 _SCOPE_UNIVERSE: Final = 0  # linux/rtnetlink.h
 _MAX_PORTS: Final = 64
+_PROTOCOLS: Final = Path("/proc/thread-self/net/protocols")
+_MIRRED: Final = b"mirred\0".hex()  # the action that redirects, tc-mirred(8)
 _UNIFIED: Final = re.compile(r"^0::/(.+)$", re.MULTILINE)
 _GROUPS: Final = Path("/sys/fs/cgroup")
 _PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9@._:/-]{1,200}\Z")
@@ -23,13 +25,27 @@ def network() -> Network:
     with Netlink(NETLINK_ROUTE) as netlink:
         links = list(rtnetlink.links(netlink))
         addresses = list(rtnetlink.addresses(netlink))
+        redirecting = _redirecting(netlink)
     kinds = {link["index"]: link["kind"] for link in links}
     own = [address for address in addresses if address["scope"] == _SCOPE_UNIVERSE]
     return Network(
         links=tuple(sorted((_link(link, kinds) for link in links), key=lambda link: link.name)),
         addresses=tuple(sorted({address["address"] for address in own})),
         prefixes6=tuple(sorted({f"{a['address']}/{a['prefix']}" for a in own if ":" in a["address"]})),
+        redirecting=tuple(sorted(link["name"] for link in links if link["index"] in redirecting)),
+        xdp_sockets=_xdp_sockets(procfs.read(_PROTOCOLS) or b""),
     )
+
+
+def _redirecting(netlink: Netlink) -> set[int]:
+    """The links with a filter whose action redirects, or whose program may."""
+    found = rtnetlink.filters(netlink, rtnetlink.queues(netlink))
+    return {f["interface"] for f in found if f["kind"] == "bpf" or _MIRRED in f["options_hex"]}
+
+
+def _xdp_sockets(protocols: bytes) -> int:
+    rows = (line.split() for line in protocols.splitlines())
+    return next((int(row[2]) for row in rows if row[:1] == [b"XDP"] and len(row) > 2), 0)
 
 
 def listening_ports(agent_port: int) -> tuple[int, ...]:

@@ -146,12 +146,24 @@ class Keeper(Ground):
         self.records.history.keep_cut(amended.name, self.means(order).cut(order).cut)
         return _standing(amended, self.look(amended))
 
-    def status(self) -> list[Standing]:
-        """Every isolation of this host, read from the kernel."""
+    def status(self) -> tuple[list[Standing], list[str]]:
+        """Every isolation of this host, read from the kernel; and those that it does not tell of, each a sentence.
+
+        Raises:
+            RefusedError: busy.
+        """
+        told: list[Standing] = []
+        untold: list[str] = []
         if not self.records.is_there:
-            return []
+            return told, untold
         with self.records.locked():
-            return [_standing(record, self.look(record, is_whole=True)) for record in self.live()]
+            for record in self.live():
+                try:
+                    told.append(_standing(record, self.look(record, is_whole=True)))
+                except RefusedError as error:
+                    name = f"{record.order.scope} (order {record.order.order_id}, {record.phase})"
+                    untold.append(f"{name}: whether it is in force can't be told: {error.message}")
+        return told, untold
 
     def _armed(self, order: IsolationOrder, signed: Signed, caller: Caller) -> tuple[Plan, Record]:
         self._require_unfenced(order)

@@ -45,12 +45,18 @@ class Identity:
 
 @dataclass(frozen=True)
 class Network:
-    """What there is in a network namespace. `prefixes6` are the IPv6 networks that are on a link."""
+    """What there is in a network namespace. `prefixes6` are the IPv6 networks that are on a link.
+
+    `redirecting` are links with a filter of tc that may send frames on to another link, `xdp_sockets` the open sockets
+    of AF_XDP: both go around every rule.
+    """
 
     links: tuple[Link, ...] = ()
     addresses: tuple[str, ...] = ()
     prefixes6: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
+    redirecting: tuple[str, ...] = ()
+    xdp_sockets: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""One order opened, in a process of its own. See orders.
+"""Orders opened, in a process of its own. See orders.
 
-Argument: the key folder. Standard input: JSON. Standard output: JSON, with `refused` or `error` in it where it says no.
+Argument: the key folder. Standard input: a line of JSON for each order. Standard output: a line of JSON for each, with
+`refused` or `error` in it where it says no.
 """
 
 import json
@@ -17,14 +18,20 @@ from fireline_wire.isolation import PAYLOAD_TYPE, IsolationOrder, OrderError
 
 
 def main() -> None:
-    """Open the one order and answer."""
+    """Open one order after another and answer, until nobody asks any more."""
+    folder = Path(sys.argv[1])
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(_answer(folder, json.loads(line))) + "\n")
+        sys.stdout.flush()
+
+
+def _answer(folder: Path, given: Any) -> dict[str, Any]:
     try:
-        answer = {"payload": _opened(KeyFolder.open(Path(sys.argv[1])), json.load(sys.stdin)).decode()}
+        return {"payload": _opened(KeyFolder.open(folder), given).decode()}
     except ConfigError as error:
-        answer = {"error": str(error)}
+        return {"error": str(error)}
     except RefusedError as error:
-        answer = {"refused": [error.reason, error.message]}  # type: ignore[dict-item]
-    sys.stdout.write(json.dumps(answer))
+        return {"refused": [error.reason, error.message]}
 
 
 def _opened(folder: KeyFolder, given: Any) -> bytes:

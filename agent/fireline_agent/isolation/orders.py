@@ -1,7 +1,7 @@
 """Believe an order by its signature: a controller of this host's authority signed it, for this host.
 
-What that takes is opened in a short child process: the library for certificates costs 11 MB that an agent seldom needs.
-Blocking.
+What that takes is opened in a child process: the library for certificates costs 11 MB that an agent seldom needs, and a
+quarter of a second to load, so that the child stays for a while: a plan is followed by its Arm. Blocking.
 """
 
 import hashlib
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from fireline_agent.errors import ConfigError, RefusedError
-from fireline_agent.hands.process import run_module
+from fireline_agent.hands.companion import Companion
 from fireline_wire.isolation import MAX_ORDER_BYTES, IsolationOrder, OrderError
 
 _CHILD: Final = "fireline_agent.isolation.order_child"
 _CHILD_S: Final = 20.0  # it takes a quarter of a second; a host in trouble may take longer
+_IDLE_S: Final = 60.0  # longer than the evidence between a plan and its Arm takes
 _MAX_ENVELOPE: Final = 2 * MAX_ORDER_BYTES
 _MAX_CHAIN: Final = 64 << 10
 _REMEMBERED: Final = 64
@@ -40,13 +41,14 @@ class Signed:
 class Orders:
     """Opens orders with the authority in the key folder. Safe from any thread.
 
-    What was opened once is not opened again: a plan and the Arm that follows it carry the same bytes.
+    What was opened once is not opened again.
     """
 
     def __init__(self, keys: Path) -> None:
-        self._keys = keys
+        self._child = Companion(_CHILD, str(keys), idle_s=_IDLE_S)
         self._lock = threading.Lock()
-        self._opened: OrderedDict[bytes, IsolationOrder] = OrderedDict()
+        # With whether the signer held at the time: what was judged as kept is not believed as new.
+        self._opened: OrderedDict[bytes, tuple[IsolationOrder, bool]] = OrderedDict()
 
     def opened(self, signed: Signed, *, is_kept: bool = False) -> IsolationOrder:
         """The order inside.
@@ -61,11 +63,11 @@ class Orders:
         """
         with self._lock:
             known = self._opened.get(signed.digest)
-        if known is not None:
-            return known
+        if known is not None and (is_kept or known[1]):
+            return known[0]
         order = self._ask(signed, is_kept=is_kept)
         with self._lock:
-            self._opened[signed.digest] = order
+            self._opened[signed.digest] = (order, not is_kept)
             while len(self._opened) > _REMEMBERED:
                 self._opened.popitem(last=False)
         return order
@@ -78,7 +80,7 @@ class Orders:
             "chain_pem": signed.chain_pem.decode(errors="replace"),
             "is_kept": is_kept,
         }
-        answer = json.loads(run_module(_CHILD, str(self._keys), given=json.dumps(given).encode(), timeout_s=_CHILD_S))
+        answer = json.loads(self._child.ask(json.dumps(given).encode(), timeout_s=_CHILD_S))
         if "error" in answer:
             raise ConfigError(answer["error"])
         if "refused" in answer:

@@ -49,7 +49,7 @@ def plan(
         tables=tuple(tables),
         interfaces=devices if "netdev" in tables else (),
         effects=tuple(_effects(order, identity)),
-        lacks=(*capability.lacks, *_unnameable(network.links)),
+        lacks=(*capability.lacks, *_unnameable(network.links), *_around(network)),
     )
 
 
@@ -127,6 +127,14 @@ def _unnameable(links: Sequence[Link]) -> Iterator[str]:
     for link in links:
         if not _NAMEABLE.match(link.name):
             yield f"interface {link.name!r}: nft can't be given this name, so its raw frames pass; rename or remove it"
+
+
+def _around(network: Network) -> Iterator[str]:
+    """The ways around every rule that are in use; whoever is root of the host's network can make them."""
+    for name in network.redirecting:
+        yield f"tc: a filter on {name} may redirect frames past the rules; see `tc filter show dev {name} egress`"
+    if network.xdp_sockets:
+        yield f"AF_XDP: frames of {network.xdp_sockets} open socket(s) pass below the rules; end who holds them"
 
 
 def _effects(order: IsolationOrder, identity: Identity) -> Iterator[str]:

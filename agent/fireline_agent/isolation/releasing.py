@@ -58,11 +58,11 @@ def release_with_code(ground: Ground, code: str) -> Report:
 
     Raises:
         WrongCode: there is none.
-        RefusedError: busy, or the kernel refuses.
+        RefusedError: the kernel refuses.
     """
     started_ns = time.monotonic_ns()
     digest = code_sha256(code)
-    with ground.records.locked():
+    with ground.records.locked(breaks=True):
         found = ground.records.all()
         chosen = [r for r in found if hmac.compare_digest(r.order.code_sha256, digest)]
         if not chosen:
@@ -75,24 +75,46 @@ def let_go(
 ) -> Report:
     """Take records out of force, then off the disk. With the lock held; `is_all` takes tables without a record too."""
     started_ns = time.monotonic_ns() if started_ns is None else started_ns
+    lifted, refused = _lifted(ground, records)
+    if is_all:
+        refused += _strangers_lifted(ground, {record.name for record in records} - {record.name for record in lifted})
+    applied_us = (time.monotonic_ns() - started_ns) // 1000
+    difference = _difference(ground, lifted)
+    for record in lifted:
+        ground.records.forget(record.name)
+        ground.leases.pop(record.name, None)
+        ground.note(record, how, difference=difference)
+    ground.records.history.prune(ground.records.names())
+    if refused:
+        raise RefusedError("unsupported", f"not released: {'; '.join(refused)}; it is tried again")
+    return Report(tuple(r.order.order_id for r in lifted), not difference, difference, applied_us)
+
+
+def _lifted(ground: Ground, records: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """Those that are out of force, and why not for the others: one must not hold up another."""
+    lifted: list[Record] = []
+    refused: list[str] = []
     for record in records:
         _mark(ground, record)
-    try:
-        for record in records:
+        try:
             ground.means(record.order).lift(record.order)
-        if is_all:
-            ground.host.lift_named(ground.host.own_names())
+        except MeansError as error:
+            refused.append(f"{record.order.scope} (order {record.order.order_id}): {error}")
+        else:
+            lifted.append(record)
+    return lifted, refused
+
+
+def _strangers_lifted(ground: Ground, kept: set[str]) -> list[str]:
+    """Take away what no record explains, and the records that explain nothing; why not, where it is refused."""
+    try:
+        ground.host.lift_named(ground.host.own_names() - kept)
     except MeansError as error:
-        raise RefusedError("unsupported", f"not released: {error}; it is tried again") from None
-    applied_us = (time.monotonic_ns() - started_ns) // 1000
-    difference = _difference(ground, records)
-    for name in {record.name for record in records} | (ground.records.names() if is_all else set()):
+        return [str(error)]
+    believed = {record.name for record in ground.records.all()}
+    for name in ground.records.names() - believed:
         ground.records.forget(name)
-        ground.leases.pop(name, None)
-    for record in records:
-        ground.records.history.note(record.order.order_id, how, at=ground.now().isoformat(), difference=difference)
-    ground.records.history.prune(ground.records.names())
-    return Report(tuple(r.order.order_id for r in records), not difference, difference, applied_us)
+    return []
 
 
 def _mark(ground: Ground, record: Record) -> None:

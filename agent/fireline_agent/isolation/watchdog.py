@@ -78,6 +78,9 @@ class Watchdog:
         except (RefusedError, MeansError, ConfigError, OSError) as error:
             log.warning("isolations could not be looked after", extra={"why": str(error)})
             return _RETRY_S
+        except Exception:  # the edge of a thread: one that ends here would look no more
+            log.exception("a look at the isolations failed")
+            return _RETRY_S
         return _POLL_S if due_s is None else min(_POLL_S, due_s)
 
     def _drain(self, listeners: list[Listener]) -> None:

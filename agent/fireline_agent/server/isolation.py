@@ -1,11 +1,13 @@
 """The Isolation service: cut this host off, prove it, let it back; each step at most once."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Final, TypeVar
 
+from fireline_agent.errors import ConfigError, RefusedError
 from fireline_agent.hands.facts import Facts
 from fireline_agent.isolation.guardian import Guardian
 from fireline_agent.isolation.model import Standing
@@ -16,6 +18,7 @@ from fireline_agent.server.edge import Context, Places, unary
 from fireline_agent.server.events import Events
 from fireline_wire.v1 import host_pb2, isolation_pb2, isolation_pb2_grpc
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MAX_ID: Final = 100
@@ -133,12 +136,12 @@ class IsolationService(isolation_pb2_grpc.IsolationServicer):
         """What is in force, read from the kernel."""
         self._policy.require_service("Isolation")
         with self._places.taken():
-            standing = await self._call(self._guardian.keeper.status)
+            standing, untold = await self._call(self._guardian.keeper.status)
             lacks = await self._call(lambda: self._guardian.lacks)
             return isolation_pb2.IsolationStatus(
                 isolations=[wire.state(one) for one in standing],
                 capability=self._guardian.capability.line,
-                lacks=lacks,
+                lacks=(*lacks, *untold),
                 ended=[wire.ended(one) for one in self._guardian.ended],
             )
 
@@ -158,7 +161,11 @@ class IsolationService(isolation_pb2_grpc.IsolationServicer):
         return answer  # type: ignore[no-any-return]
 
     async def _note_ruleset(self, order_id: str) -> None:
-        await self._call(self._guardian.note_ruleset, order_id)
+        """After the answer: the controller need not wait for a long list. Commit does it where this could not."""
+        try:
+            await self._call(self._guardian.note_ruleset, order_id)
+        except (RefusedError, ConfigError, OSError) as error:
+            log.warning("ruleset of before could not be kept", extra={"order_id": order_id, "why": str(error)})
 
     def _told(self, standing: Standing, what: str) -> None:
         detail = f"{standing.order.scope} (order {standing.order.order_id}): {what}"

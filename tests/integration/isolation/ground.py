@@ -206,10 +206,12 @@ class Controller:
 
 
 @contextmanager
-def ground(folder: Path, names: Sequence[str] = ("web-1",), **settings: Any) -> Iterator[Ground]:
+def ground(
+    folder: Path, names: Sequence[str] = ("web-1",), *, engine: bool = False, **settings: Any
+) -> Iterator[Ground]:
     """A lab with enrolled agents that serve; `settings` go into every agent.toml."""
     authority = new_authority(folder / "authority")
-    with Lab(names, agent=_command) as lab:
+    with Lab(names, agent=_command, engine=engine) as lab:
         made = Ground(lab, authority)
         for host in lab:
             enrol(made, host, **settings)

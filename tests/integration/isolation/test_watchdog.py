@@ -14,7 +14,7 @@ from tests.lab import Host, eventually
 
 pytestmark = pytest.mark.netns
 
-_SOON_S = 5.0  # a second on a machine at rest
+_SOON_S = 10.0  # a second on a machine at rest
 
 
 @asynccontextmanager
