@@ -29,10 +29,16 @@ time.sleep(600)
 def traces(tag: str) -> list[str]:
     """Everything on this machine that carries a lab's tag."""
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    places = [Path("/run/netns"), Path("/sys/class/net"), *Path("/sys/fs/cgroup").glob("**/fireline-lab"), state.base()]
+    places = [Path("/run/netns"), Path("/sys/class/net"), *_groups(), state.base()]
     named = [str(path) for place in places if place.is_dir() for path in place.iterdir() if path.name.startswith(tag)]
     running = [str(process) for host in ("h1", "h2") for process in marked(f"{tag}/{host}")]
     return named + running + [mount for mount in mounts if tag in mount]
+
+
+def _groups() -> list[Path]:
+    """Where labs have their control groups; not looked for deeper, where those of others come and go."""
+    root = Path("/sys/fs/cgroup")
+    return [*root.glob("fireline-lab"), *root.glob("*/fireline-lab")]
 
 
 def killed_run(backend: str) -> str:
