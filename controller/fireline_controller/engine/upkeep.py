@@ -137,7 +137,7 @@ class Upkeep:
     async def _heard(self, host: Host, event: HostEvent, told: "_Told") -> None:
         """Put on record what a host says of its isolation; a host that says too much at once is not believed more."""
         kind = _JOURNALED.get(event.kind)
-        if kind is None or not told.may_tell(self._now()):
+        if kind is None or not told.may_tell(kind, self._now()):
             return
         await self._note(host, kind, f"{host.name} says: {event.detail or event.kind}")
         if kind == "isolation.broken":
@@ -167,16 +167,20 @@ class Upkeep:
 
 
 class _Told:
-    """How much of what a host tells goes on record: so many lines a minute, so that a hostile one can't flood it."""
+    """How much of what a host tells goes on record: so many lines a minute, so that a hostile one can't flood it.
+
+    Each kind has a bound of its own: nothing that is told often drowns what is told once.
+    """
 
     def __init__(self) -> None:
-        self._lines: deque[datetime] = deque(maxlen=_LINES_A_MINUTE)
+        self._lines = {kind: deque[datetime](maxlen=_LINES_A_MINUTE) for kind in _JOURNALED.values()}
 
-    def may_tell(self, now: datetime) -> bool:
-        """Whether one more line is within bounds; then it is counted."""
-        if len(self._lines) == _LINES_A_MINUTE and now - self._lines[0] < timedelta(minutes=1):
+    def may_tell(self, kind: str, now: datetime) -> bool:
+        """Whether one more line of a kind is within bounds; then it is counted."""
+        lines = self._lines[kind]
+        if len(lines) == _LINES_A_MINUTE and now - lines[0] < timedelta(minutes=1):
             return False
-        self._lines.append(now)
+        lines.append(now)
         return True
 
 
