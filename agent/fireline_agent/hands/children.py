@@ -18,7 +18,7 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 _FRAME: Final = struct.Struct("=?I")  # whether the work was done, length of what follows
 _BLOCK_BYTES: Final = 1 << 16
-_REAP_S: Final = 0.05  # a killed child that isn't gone by then hangs inside the kernel
+_REAP_S: Final = 0.5  # a killed child that isn't gone by then hangs inside the kernel
 
 
 class ChildFailed(Exception):

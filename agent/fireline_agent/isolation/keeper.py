@@ -8,6 +8,7 @@ changed (upkeep), the rules (plan, rules).
 import hmac
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -225,6 +226,11 @@ class Keeper(Ground):
 
     def _unlapsed(self, record: Record) -> Force:
         force = self.look(record)
+        if not force.is_there and force.lease_left_ms:
+            # The lease runs, but somebody began after Arm, as a daemon's next worker does: stopped as well.
+            with suppress(MeansError):
+                self.put(record, left_ms=force.lease_left_ms)
+            force = self.look(record)
         if not force.is_there or force.lease_left_ms == 0:
             raise RefusedError("not_proved", f"order {record.order.order_id}: the lease ran out, nothing is in force")
         return force
