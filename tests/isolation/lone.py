@@ -30,7 +30,7 @@ class Lone:
     def restart(self) -> None:
         """Start the agent where it does not run, and wait until it answers."""
         self.host.start_agent()
-        eventually(self._answers, within_s=20, what="the agent to answer", every_s=0.1)
+        eventually(self.answers, within_s=20, what="the agent to answer", every_s=0.1)
 
     def standing(self) -> list[tuple[str, int]]:
         """What is in force by the kernel: order and phase."""
@@ -40,7 +40,8 @@ class Lone:
         """Whether the rules are what they were, byte by byte."""
         return ruleset(self.host) == self.former
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether the agent does."""
         try:
             self.ordering.status()
         except grpc.RpcError:

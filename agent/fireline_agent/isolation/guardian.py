@@ -15,9 +15,9 @@ from fireline_agent.isolation.containers import Containers
 from fireline_agent.isolation.force import without_ours
 from fireline_agent.isolation.frozen import Frozen
 from fireline_agent.isolation.hostnet import HostNet
-from fireline_agent.isolation.keeper import Keeper
+from fireline_agent.isolation.keeper import Caller, Keeper
 from fireline_agent.isolation.means import MeansError
-from fireline_agent.isolation.model import Capability, Ended, Plan, Report
+from fireline_agent.isolation.model import Arming, Capability, Ended, Plan, Report
 from fireline_agent.isolation.orders import Orders, Signed
 from fireline_agent.isolation.paused import Paused
 from fireline_agent.isolation.records import Records
@@ -43,6 +43,7 @@ class Guardian:
         self.keeper = keeper
         self._upkeep = upkeep
         self._port = port
+        self._watchdog: Watchdog | None = None
 
     @property
     def capability(self) -> Capability:
@@ -79,8 +80,9 @@ class Guardian:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Look after what is isolated while the block lasts."""
-        with Watchdog(self._upkeep):
+        with Watchdog(self._upkeep) as self._watchdog:
             yield
+        self._watchdog = None
 
     def plan(self, signed: Signed) -> Planned:
         """What an order would do here, and the rules that there are. Changes nothing.
@@ -96,6 +98,13 @@ class Guardian:
         # Where a part of the host is cut off the rest goes on answering: a witness would see no difference.
         addresses = facts.network().addresses if planned.order.scope.kind == "host" else ()
         return Planned(planned, facts.listening_ports(self._port), addresses, ruleset)
+
+    def arm(self, signed: Signed, caller: Caller, *, started_ns: int) -> Arming:
+        """See Keeper. From then on it is looked after: of what is frozen or paused no kernel tells."""
+        arming = self.keeper.arm(signed, caller, started_ns=started_ns)
+        if self._watchdog is not None:
+            self._watchdog.wake()
+        return arming
 
     def release(self, order_id: str, fence_token: int) -> Report:
         """See releasing."""

@@ -8,7 +8,6 @@ changed (upkeep), the rules (plan, rules).
 import hmac
 import secrets
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -227,13 +226,18 @@ class Keeper(Ground):
     def _unlapsed(self, record: Record) -> Force:
         force = self.look(record)
         if not force.is_there and force.lease_left_ms:
-            # The lease runs, but somebody began after Arm, as a daemon's next worker does: stopped as well.
-            with suppress(MeansError):
-                self.put(record, left_ms=force.lease_left_ms)
-            force = self.look(record)
+            force = self._completed(record, force.lease_left_ms)
         if not force.is_there or force.lease_left_ms == 0:
             raise RefusedError("not_proved", f"order {record.order.order_id}: the lease ran out, nothing is in force")
         return force
+
+    def _completed(self, record: Record, left_ms: int) -> Force:
+        """A process that came after Arm is stopped too: what starts again and again must not refuse its own stop."""
+        try:
+            self.put(record, left_ms=left_ms)
+        except MeansError as error:
+            raise RefusedError("unsupported", f"not all of {record.order.scope} can be stopped: {error}") from None
+        return self.look(record)
 
     def _find(self, order_id: str) -> Record | None:
         return next((record for record in self.records.all() if record.order.order_id == order_id), None)

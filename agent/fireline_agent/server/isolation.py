@@ -63,7 +63,7 @@ class IsolationService(isolation_pb2_grpc.IsolationServicer):
 
         async def act() -> bytes:
             signed, caller = wire.signed(request.order), wire.caller_of(context)
-            armed = await self._call(lambda: self._guardian.keeper.arm(signed, caller, started_ns=started_ns))
+            armed = await self._call(lambda: self._guardian.arm(signed, caller, started_ns=started_ns))
             self._told(armed.standing, "armed")
             self._tasks.create_task(self._note_ruleset(armed.standing.order.order_id))
             return wire.armed(armed).SerializeToString()

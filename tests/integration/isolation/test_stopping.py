@@ -93,11 +93,30 @@ async def test_what_a_user_starts_later_stands_still_too(grounds: Ground) -> Non
     async with grounds.connected(host) as controller:
         await controller.isolate(order, host)
         later = start_heart(host)
-        eventually(lambda: _is_still(host), within_s=10, what="the later one to stand still")
+        eventually(lambda: _is_still(host), within_s=5, what="the later one to stand still")
         await controller.release(order.order_id)
 
     goes_on(host, 5)
     host.run(["kill", "-9", str(first), str(later)])
+
+
+async def test_what_is_started_before_the_confirmation_keeps_nobody_from_it(grounds: Ground) -> None:
+    """A service manager starts anew what stands still: that stands still too, and the order goes on."""
+    host = grounds.lab["web-1"]
+    first = start_heart(host)
+    order = grounds.order(host, scope=Scope("user", "nobody"), lease_s=20)
+    async with grounds.connected(host) as controller:
+        armed = await controller.arm(order)
+    later = start_heart(host)
+    async with grounds.connected(host) as controller:
+        state = await controller.confirm(order, armed.nonce)
+        is_still = _is_still(host)
+        await controller.release(order.order_id)
+    goes_on(host, 5)
+    host.run(["kill", "-9", str(first), str(later)])
+
+    assert state.phase == isolation_pb2.IsolationState.PHASE_CONFIRMED
+    assert is_still
 
 
 @pytest.mark.parametrize(
