@@ -254,3 +254,21 @@ def test_certificates_are_renewed_while_captures_run() -> None:
         )
         assert fleet.json("capture", "-t", "all")["counts"] == {"ok": 2}
         assert {host.name: host.agent for host in fleet.lab} == pids
+
+
+def test_certificates_are_renewed_while_a_host_is_cut_off() -> None:
+    """The controller drives it over the way in that an isolation leaves; both hosts stay in sight meanwhile."""
+    need(default_backend() == NETNS, "namespaces need root, iproute2 and nftables")
+    with Fleet(["web1", "web2"], settings=SHORT) as fleet:
+        fleet.fireline("isolate", "-t", "web1", "--now", "--reason", "drill")
+        before = len(renewed(fleet, "web1"))
+        eventually(lambda: len(renewed(fleet, "web1")) > before, within_s=40, what="a renewal", every_s=0.5)
+
+        assert fleet.json("host", "ping", "-t", "all")["counts"] == {"ok": 2}
+        assert lines(fleet, "host.lost") == []
+        fleet.fireline("release", "-t", "web1", "--reason", "drill is over")
+
+
+def renewed(fleet: Fleet, host: str) -> list[dict[str, Any]]:
+    """The journal's lines of a host's renewals."""
+    return [line for line in lines(fleet, "certificate.renewed") if line["host"] == host]
