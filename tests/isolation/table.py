@@ -127,7 +127,7 @@ def _hole() -> Sequence[Row]:
 
 def _frames() -> Sequence[Row]:
     eth0 = lambda world: Wire(world.host, world.outsider)  # noqa: E731 -- a selector, as attrgetter is
-    eth1 = lambda world: Wire(world.eth1, world.backyard, "eth1")  # noqa: E731
+    eth1 = lambda world: Wire(world.eth1, world.backyard, "eth1")  # noqa: E731 -- as above
     rows = []
     for name, wire in (("eth0", eth0), ("eth1", eth1)):
         for what, raw in (
@@ -146,7 +146,7 @@ def _frames() -> Sequence[Row]:
             ("unknown ethertype to everybody", Raw(ETH_P_EXPERIMENT, broadcast=True)),
         ):
             rows.append(dark(f"raw frame out by {name}: {what}", raw_frame(wire, raw)))
-        inwards = lambda world, wire=wire: wire(world).turned()  # noqa: E731
+        inwards = lambda world, wire=wire: wire(world).turned()  # noqa: E731 -- as above
         for what, raw in (
             ("unknown ethertype", Raw(ETH_P_EXPERIMENT, tap=ETH_P_EXPERIMENT)),
             ("unknown ethertype to everybody", Raw(ETH_P_EXPERIMENT, tap=ETH_P_EXPERIMENT, broadcast=True)),

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, Final, TypeVar
 
+from google.protobuf.message import Message
+
 from fireline_agent.errors import ConfigError, RefusedError
 from fireline_agent.hands.facts import Facts
 from fireline_agent.isolation.guardian import Guardian
@@ -20,6 +22,7 @@ from fireline_wire.v1 import host_pb2, isolation_pb2, isolation_pb2_grpc
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Reply = TypeVar("Reply", bound=Message)
 
 _MAX_ID: Final = 100
 
@@ -145,7 +148,7 @@ class IsolationService(isolation_pb2_grpc.IsolationServicer):
                 ended=[wire.ended(one) for one in self._guardian.ended],
             )
 
-    async def _once(self, kind: str, request: Any, act: Callable[[], Any], reply: type[T]) -> T:
+    async def _once(self, kind: str, request: Any, act: Callable[[], Any], reply: type[Reply]) -> Reply:
         """Never the ledger's own fence: upkeep draws from the same counter, and an isolation has one of its own."""
         is_first = False
 
@@ -155,10 +158,11 @@ class IsolationService(isolation_pb2_grpc.IsolationServicer):
             done: bytes = await act()
             return done
 
-        answer: Any = reply.FromString(await self._commands.once(checked(kind, request), acted))  # type: ignore[attr-defined]
-        if not is_first and hasattr(answer, "replayed"):
-            answer.replayed = True
-        return answer  # type: ignore[no-any-return]
+        answer = reply.FromString(await self._commands.once(checked(kind, request), acted))
+        fields: Any = answer  # a part of the replies says whether it is a repeat
+        if not is_first and hasattr(fields, "replayed"):
+            fields.replayed = True
+        return answer
 
     async def _note_ruleset(self, order_id: str) -> None:
         """After the answer: the controller need not wait for a long list. Commit does it where this could not."""
