@@ -9,6 +9,7 @@ import ast
 import importlib.util
 import inspect
 import json
+import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
@@ -18,6 +19,7 @@ from typing import Any, get_type_hints
 
 import typer.main
 
+from fireline_agent import remediation
 from fireline_agent.capture.collector import COLLECTORS
 from fireline_agent.capture.findings import FINDINGS
 from fireline_agent.config import Config
@@ -27,6 +29,7 @@ from fireline_controller.cli.app import app
 from fireline_controller.config import Origin, Settings, origins
 from fireline_controller.policy import Rule
 from fireline_controller.profiles import Profile, load
+from fireline_wire.actions import ActionSpec, Parameter
 
 HERE = Path(__file__).parent
 NOTE = "Generated from the code by `make docs`; don't edit.\n"
@@ -322,6 +325,47 @@ def _findings() -> list[tuple[str, str, str, str]]:
     ]
 
 
+# --- actions -----------------------------------------------------------------------------------------------------
+
+
+def action_specs() -> list[ActionSpec]:
+    """The specification of every action that the agent has, by name; a module below an area's package is one action."""
+    names = [m.name for m in pkgutil.walk_packages(remediation.__path__, "") if "." in m.name and not m.ispkg]
+    found = (getattr(importlib.import_module(f"fireline_agent.remediation.{name}"), "ACTION", None) for name in names)
+    return sorted((action.spec for action in found if action is not None), key=lambda spec: spec.name)
+
+
+def actions_json() -> str:
+    """What the controller knows of the actions."""
+    return json.dumps([spec.to_document() for spec in action_specs()], indent=1) + "\n"
+
+
+def actions_page() -> str:
+    """Every action with what it takes, tells and risks."""
+    specs = action_specs()
+    overview = [(f"[`{s.name}`](#{s.name.replace('.', '')})", s.risk, s.summary) for s in specs]
+    return "\n".join(["# Actions\n", NOTE, table(("action", "risk", "does"), overview), *map(_action, specs)])
+
+
+def _action(spec: ActionSpec) -> str:
+    facts = [
+        ("risk", spec.risk),
+        ("taken back", spec.undo or "never"),
+        ("needs", ", ".join(spec.needs)),
+        ("evidence before", ", ".join(map(code, spec.evidence))),
+    ]
+    parts = [f"## {spec.name}\n", f"{spec.summary}\n", table(("", ""), [f for f in facts if f[1]])]
+    parts.append(table(("parameter", "kind", "default", "meaning"), [_parameter(p) for p in spec.parameters]))
+    parts.append(table(("result", "kind", "meaning"), [(code(r.name), r.kind, r.summary) for r in spec.results]))
+    return "\n".join(part for part in parts if part)
+
+
+def _parameter(parameter: Parameter) -> tuple[str, str, str, str]:
+    default = "required" if parameter.is_required else "" if parameter.default is None else code(str(parameter.default))
+    kind = parameter.kind + (f": {', '.join(parameter.choices)}" if parameter.choices else "")
+    return code(parameter.name), kind, default, parameter.summary
+
+
 def pages() -> dict[Path, str]:
     """The pages as they should be."""
     folder = HERE / "reference"
@@ -330,6 +374,8 @@ def pages() -> dict[Path, str]:
         folder / "fireline-agent.md": agent_page(),
         folder / "settings.md": settings_page(),
         folder / "collectors.md": collectors_page(),
+        HERE / "actions.md": actions_page(),
+        HERE.parent / "protos/fireline_wire/actions.json": actions_json(),
     }
 
 
@@ -338,7 +384,7 @@ def main() -> int:
     stale = {path: text for path, text in pages().items() if not path.exists() or path.read_text() != text}
     if sys.argv[1:] == ["--check"]:
         for path in stale:
-            sys.stderr.write(f"docs/{path.relative_to(HERE)} does not match the code; run: make docs\n")
+            sys.stderr.write(f"{path.relative_to(HERE.parent)} does not match the code; run: make docs\n")
         return 1 if stale else 0
     for path, text in stale.items():
         path.parent.mkdir(exist_ok=True)

@@ -37,6 +37,9 @@ _CODES: Final = {
     "not_proved": code_pb2.ABORTED,
     "approval_required": code_pb2.FAILED_PRECONDITION,
     "superseded": code_pb2.ABORTED,
+    "plan_changed": code_pb2.ABORTED,
+    "no_evidence": code_pb2.FAILED_PRECONDITION,
+    "host_locked": code_pb2.ABORTED,
     "internal": code_pb2.INTERNAL,
 }
 

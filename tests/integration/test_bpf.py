@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from fireline_agent.capture import bpf
-from fireline_agent.capture.collector import Context, Roots
+from fireline_agent.capture.collector import Context
 from fireline_agent.hands import bpf as door
+from fireline_agent.hands.roots import Roots
 from tests.unit.sink import MemorySink
 
 MAP_CREATE, PROG_LOAD, OBJ_PIN = 0, 5, 6

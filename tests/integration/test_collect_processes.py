@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from fireline_agent.capture import conntrack, executables, filesystems, firewall, hidden_processes, processes
-from fireline_agent.capture.collector import Context, Roots
+from fireline_agent.capture.collector import Context
 from fireline_agent.hands import children
+from fireline_agent.hands.roots import Roots
 from tests.unit.sink import MemorySink
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for mounts and other users")

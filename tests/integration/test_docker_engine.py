@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from fireline_agent.capture import docker_containers, docker_engine
-from fireline_agent.capture.collector import Context, Roots
+from fireline_agent.capture.collector import Context
+from fireline_agent.hands.roots import Roots
 from tests.engine import LiveEngine, eventually, live_engine, missing_tools
 from tests.unit.sink import MemorySink
 

@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from fireline_agent.capture.collector import Context, Roots
+from fireline_agent.capture.collector import Context
+from fireline_agent.hands.roots import Roots
 
 BOOT_ID = "11111111-2222-3333-4444-555555555555"
 _TCP_HEAD = b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from fireline_agent.capture import containers, docker_containers, docker_engine
-from fireline_agent.capture.collector import Absent, Context, OutputLimit, Roots
+from fireline_agent.capture.collector import Absent, Context, OutputLimit
 from fireline_agent.capture.containers import Selector
 from fireline_agent.hands.docker import EngineError
+from fireline_agent.hands.roots import Roots
 from tests.fakes import docker_engine as fake
 from tests.unit.sink import MemorySink
 

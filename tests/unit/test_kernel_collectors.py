@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fireline_agent.capture import kernel_log, modules, sysctl
-from fireline_agent.capture.collector import Absent, Context, OutputLimit, Roots
+from fireline_agent.capture.collector import Absent, Context, OutputLimit
+from fireline_agent.hands.roots import Roots
 from tests.unit.sink import MemorySink
 
 

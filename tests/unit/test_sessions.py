@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fireline_agent.capture import sessions
-from fireline_agent.capture.collector import Context, Roots
+from fireline_agent.capture.collector import Context
+from fireline_agent.hands.roots import Roots
 from tests.unit.sink import MemorySink
 
 AT = 1_767_225_600  # 2026-01-01T00:00:00Z

@@ -13,11 +13,12 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Final, NoReturn
 
-from fireline_agent.capture.collector import Absent, Context, OutputLimit, Roots
+from fireline_agent.capture.collector import Absent, Context, OutputLimit
 from fireline_agent.capture.order import CollectorOrder, Folder, Order
 from fireline_agent.capture.sink import FolderSink, clean
 from fireline_agent.hands import process
 from fireline_agent.hands.cgroup import Group
+from fireline_agent.hands.roots import Roots
 
 _NOTES_BYTES: Final = 64 << 20  # a collector's notes and complaints, beside its artifacts
 _MAX_DETAIL: Final = 2000  # characters; the manifest takes 4096

@@ -8,8 +8,9 @@ and files (spool), what is collected (the controller's profiles).
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Protocol
+
+from fireline_agent.hands.roots import Roots
 
 # Collector name -> the module that has `VERSION: str` and `collect(context, sink)`. Modules are imported in the
 # collecting process only, so the agent itself stays small.
@@ -51,23 +52,11 @@ class OutputLimit(Exception):
 
 
 @dataclass(frozen=True)
-class Roots:
-    """Where the host's state is read: the real places, or a golden tree in a test."""
-
-    root: Path = Path("/")
-    proc: Path = Path("/proc")
-    sys: Path = Path("/sys")
-    docker_socket: Path = Path("/var/run/docker.sock")
-    # The agent's own state folder.
-    state: Path = Path("/var/lib/fireline-agent")
-
-
-@dataclass(frozen=True)
 class Context:
     """What a collector is told. `params` is the order's JSON object, checked by the collector itself."""
 
     params: Mapping[str, Any] = field(default_factory=dict)
-    roots: Roots = Roots()
+    roots: Roots = field(default_factory=Roots)
     # The host's clock minus the controller's, and the round trip of the measurement.
     clock_offset_ns: int = 0
     clock_round_trip_ns: int = 0

@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from fireline_agent.capture.collector import Context, Roots, Sink
+from fireline_agent.capture.collector import Context, Sink
 from fireline_agent.capture.params import refuse_unknown
 from fireline_agent.hands import procfs
+from fireline_agent.hands.roots import Roots
 
 VERSION = "1"
 

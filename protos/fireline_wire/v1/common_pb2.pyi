@@ -121,6 +121,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Other operators must approve it first; the message names the request that they approve."""
     ERROR_REASON_SUPERSEDED: _ErrorReason.ValueType  # 27
     """A newer order took its place."""
+    ERROR_REASON_PLAN_CHANGED: _ErrorReason.ValueType  # 28
+    """The host is not as it was when this was planned; nothing was changed."""
+    ERROR_REASON_NO_EVIDENCE: _ErrorReason.ValueType  # 29
+    """What it would destroy is not in sealed evidence; nothing was changed."""
+    ERROR_REASON_HOST_LOCKED: _ErrorReason.ValueType  # 30
+    """Another run or command changes this host now; the message names it."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed: the reason of the google.rpc.ErrorInfo in its status, domain "fireline"."""
@@ -180,6 +186,12 @@ ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 26
 """Other operators must approve it first; the message names the request that they approve."""
 ERROR_REASON_SUPERSEDED: ErrorReason.ValueType  # 27
 """A newer order took its place."""
+ERROR_REASON_PLAN_CHANGED: ErrorReason.ValueType  # 28
+"""The host is not as it was when this was planned; nothing was changed."""
+ERROR_REASON_NO_EVIDENCE: ErrorReason.ValueType  # 29
+"""What it would destroy is not in sealed evidence; nothing was changed."""
+ERROR_REASON_HOST_LOCKED: ErrorReason.ValueType  # 30
+"""Another run or command changes this host now; the message names it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,1 @@
+"""Actions against real engines, servers, processes and file systems."""
