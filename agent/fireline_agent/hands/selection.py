@@ -24,6 +24,7 @@ from fireline_agent.hands.tree import Folder
 NO_AGE: Final = (1 << 63) - 1
 SHOWN: Final = 200
 _LOT_FILES: Final = 5_000  # a folder with more chosen files than this is told in parts
+_HOUR_S: Final = 3600
 _PARTS: Final = 64
 _DIGEST_BYTES: Final = 32
 _DIGESTS: Final = 1 << 8 * _DIGEST_BYTES
@@ -127,6 +128,18 @@ class Selected:
     linked_count: int = 0
 
 
+def before_ns(older_than_s: int, now_s: float) -> int:
+    """The moment before which files are old enough.
+
+    Counted from the last full hour at most, so that a plan stays the same while somebody reads it: files come of age
+    by the second.
+    """
+    if older_than_s == 0:
+        return NO_AGE
+    step = min(_HOUR_S, older_than_s // 24) or 1
+    return (int(now_s) // step * step - older_than_s) * 1_000_000_000
+
+
 def select(root: Folder, rules: Rules, look: Look) -> Selected:
     """Everything that is chosen below a root, as batches."""
     chooser = _Chooser(rules, look, _whole(root), None)
@@ -147,14 +160,6 @@ def pick(folder: Folder, batch: Batch, rules: Rules, look: Look) -> tuple[Lot, l
         if found.path == folder.path:
             total.add(found.lot)
     return total, picked
-
-
-def everything(root: Folder, rules: Rules, look: Look) -> tuple[Selected, list[Picked]]:
-    """Every chosen file below a root one by one, whatever batch it is in."""
-    picked: list[Picked] = []
-    chooser = _Chooser(rules, look, _whole(root), picked, is_flat=True)
-    tree.walk(root, chooser, look.mounts)
-    return chooser.selected, picked
 
 
 def _whole(root: Folder) -> Batch:
@@ -188,9 +193,7 @@ class _Level:
 class _Chooser:
     """Walks a tree and chooses; see Visitor. With `picked`, chosen files are told there one by one."""
 
-    def __init__(
-        self, rules: Rules, look: Look, batch: Batch, picked: list[Picked] | None, *, is_flat: bool = False
-    ) -> None:
+    def __init__(self, rules: Rules, look: Look, batch: Batch, picked: list[Picked] | None) -> None:
         self._rules = rules
         self._held = look.held
         self._batch = batch
@@ -198,7 +201,6 @@ class _Chooser:
         self._levels: list[_Level] = []
         self._floor = 0
         self._picked = picked
-        self._is_flat = is_flat
         self.selected = Selected()
 
     def enter(self, folder: Folder) -> bool:
@@ -248,7 +250,7 @@ class _Chooser:
         total = Lot()
         for lot in level.lots.values():
             total.add(lot)
-        if total.files > _LOT_FILES and not self._is_flat:
+        if total.files > _LOT_FILES:
             self._emit(level, 0, _PARTS - 1)
             self._forget_picked(level)
             return

@@ -2,7 +2,7 @@
 
 import time
 
-from fireline_agent.hands.selection import Rules
+from fireline_agent.hands.selection import Rules, before_ns
 from fireline_agent.remediation.action import Action, Change, Facts, Params, Plan, Tools, Verified
 from fireline_agent.remediation.disk import cleaning
 from fireline_wire.actions import ActionSpec, Kind, Parameter, Risk
@@ -11,7 +11,7 @@ _HELD = "empty {} that a process has open (its name and owner stay; what is writ
 
 
 def _rules(params: Params) -> Rules:
-    return Rules(tuple(params["patterns"]), cleaning.before_ns(params["older_than"], time.time()))
+    return Rules(tuple(params["patterns"]), before_ns(params["older_than"], time.time()))
 
 
 def _gather(tools: Tools, params: Params) -> Facts:

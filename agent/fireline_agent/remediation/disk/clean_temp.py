@@ -2,7 +2,7 @@
 
 import time
 
-from fireline_agent.hands.selection import Rules
+from fireline_agent.hands.selection import Rules, before_ns
 from fireline_agent.remediation.action import Action, Change, Facts, Params, Plan, Tools, Verified
 from fireline_agent.remediation.disk import cleaning
 from fireline_wire.actions import ActionSpec, Kind, Parameter, Risk
@@ -11,7 +11,7 @@ from fireline_wire.actions import ActionSpec, Kind, Parameter, Risk
 def _rules(params: Params) -> Rules:
     return Rules(
         tuple(params["patterns"]),
-        cleaning.before_ns(params["older_than"], time.time()),
+        before_ns(params["older_than"], time.time()),
         is_newest_time=params["time"] == "newest",
         is_temporary=True,
     )

@@ -24,7 +24,6 @@ from fireline_wire.actions import Kind, Result
 _PATH_LETTERS: Final = 500
 _TOLD_EVERY: Final = 1_000
 _MAX_WARNED: Final = 5
-_HOUR_S: Final = 3600
 
 RESULTS: Final = (
     Result("files", Kind.INT, "Files that are chosen."),
@@ -42,18 +41,6 @@ class _Root:
     selected: Selected
     available_bytes: int
     used_percent: float
-
-
-def before_ns(older_than_s: int, now_s: float) -> int:
-    """The moment before which files are old enough.
-
-    Counted from the last full hour at most, so that a plan stays the same while somebody reads it: files come of age
-    by the second.
-    """
-    if older_than_s == 0:
-        return NO_AGE
-    step = min(_HOUR_S, older_than_s // 24) or 1
-    return (int(now_s) // step * step - older_than_s) * 1_000_000_000
 
 
 def gather(tools: Tools, roots: Sequence[str], rules: Rules) -> Facts:
