@@ -36,11 +36,12 @@ def test_initial_is_the_first_response_script_and_the_clocks() -> None:
 def test_volatile_runs_every_collector_in_order_of_volatility() -> None:
     """`volatile` runs all collectors, clocks first, then network, processes, kernel, containers.
 
-    But the one for what an isolation left, which has a profile of its own and comes after.
+    But the one for what an isolation left, which has a profile of its own and comes after, and the one that must be
+    told which files to keep.
     """
     order = [collector.name for collector in load("volatile").collectors]
 
-    assert sorted([*order, "isolation"]) == sorted(AGENT_COLLECTORS)
+    assert sorted([*order, "isolation", "selected_files"]) == sorted(AGENT_COLLECTORS)
     assert [collector.name for collector in load("isolation").collectors] == ["isolation"]
     marks = ["clocks", "sockets", "processes", "sessions", "docker_containers"]
     assert sorted(marks, key=order.index) == marks

@@ -32,6 +32,7 @@ COLLECTORS: Final[Mapping[str, str]] = {
     "modules": "fireline_agent.capture.modules",
     "network": "fireline_agent.capture.network",
     "processes": "fireline_agent.capture.processes",
+    "selected_files": "fireline_agent.capture.selected_files",
     "sessions": "fireline_agent.capture.sessions",
     "sockets": "fireline_agent.capture.sockets",
     "sysctl": "fireline_agent.capture.sysctl",

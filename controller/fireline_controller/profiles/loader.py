@@ -37,7 +37,7 @@ COLLECTORS: Final = frozenset(
         "modules",
         "network",
         "processes",
-        "sessions",
+        "selected_files", "sessions",
         "sockets",
         "sysctl",
         "system",
