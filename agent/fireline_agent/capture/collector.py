@@ -31,6 +31,7 @@ COLLECTORS: Final[Mapping[str, str]] = {
     "memory": "fireline_agent.capture.memory",
     "modules": "fireline_agent.capture.modules",
     "network": "fireline_agent.capture.network",
+    "postgres_activity": "fireline_agent.capture.postgres_activity",
     "processes": "fireline_agent.capture.processes",
     "selected_files": "fireline_agent.capture.selected_files",
     "sessions": "fireline_agent.capture.sessions",
@@ -41,7 +42,7 @@ COLLECTORS: Final[Mapping[str, str]] = {
 
 # Collectors that ask a service of the host rather than its kernel: they don't wait for those before them in an order,
 # nor those after them for them, so that a slow Docker Engine does not hold up what is more volatile.
-BESIDE: Final = frozenset({"docker_containers", "docker_engine"})
+BESIDE: Final = frozenset({"docker_containers", "docker_engine", "postgres_activity"})
 
 
 class Absent(Exception):

@@ -36,6 +36,7 @@ COLLECTORS: Final = frozenset(
         "memory",
         "modules",
         "network",
+        "postgres_activity",
         "processes",
         "selected_files", "sessions",
         "sockets",
