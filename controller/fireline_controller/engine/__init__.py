@@ -22,6 +22,7 @@ from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.records import Records
 from fireline_controller.engine.returning import Returning
 from fireline_controller.engine.settling import lineage
+from fireline_controller.engine.suggestions import Suggestions
 from fireline_controller.engine.upkeep import Upkeep
 from fireline_controller.engine.values import Finished, IsolationWish, News, Progress, Started, TargetSpec, Wish
 from fireline_controller.hosts import Fleet
@@ -79,6 +80,7 @@ class Engine:
         self.approvals = Approvals(store, folder / "policy.toml", lambda tx, at: current(tx, authority(), at), now)
         self.hosts = Hosts(store, fleet, self.approvals, now)
         self.incidents = Incidents(store, now)
+        self.suggestions = Suggestions(folder, self.incidents, self.hosts)
         self.records = Records(store, vault, authority, folder / "authorities", now)
         self.operators = Operators(store, authority, self.approvals, on_denied, now)
         orders = Orders(authority, settings)
