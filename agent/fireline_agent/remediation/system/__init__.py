@@ -1,0 +1,1 @@
+"""Services, and the network of the host. One module is one action, unless it says otherwise."""
