@@ -100,5 +100,6 @@ class Stage:
         for volume in client.volumes()["Volumes"] or []:
             client.remove_volume(volume["Name"], force=True)
         for image in client.images():
-            if IMAGE not in (image["RepoTags"] or []):
-                client.remove_image(image["Id"], force=True)
+            for name in image["RepoTags"] or [image["Id"]]:
+                if name != IMAGE:
+                    client.remove_image(image["Id"] if name == "<none>:<none>" else name, force=True)

@@ -11,7 +11,10 @@ from fireline_agent.remediation.compose import recreate, restart, up
 from tests.engine import IMAGE, eventually
 from tests.remediation.container.stage import CHECK, FOREVER, WELL, Stage
 
+pytestmark = pytest.mark.docker
 
+
+@pytest.mark.slow
 def test_one_service_restarts_alone(stage: Stage) -> None:
     """The service that is named, and not what it depends on, nor another project's service of that name."""
     stage.service("shop", "db")
@@ -31,6 +34,7 @@ def test_a_project_that_is_not_here_is_named(stage: Stage) -> None:
         stage.rehearse(restart.ACTION, project="shoop").plan()
 
 
+@pytest.mark.slow
 def test_what_is_down_comes_up_in_order(stage: Stage) -> None:
     """The database is healthy before the web service starts; what runs keeps its start; the undo stops both."""
     stage.service("shop", "web", needs="db:service_healthy:false,cache:service_started:false")
@@ -93,6 +97,7 @@ def test_made_anew_what_was_changed_inside_is_gone(stage: Stage) -> None:
     assert stage.run_in("shop-web-1", "cat /tmp/implant") == "x\n"
 
 
+@pytest.mark.slow
 def test_one_that_is_put_aside_is_no_part_of_the_project(stage: Stage) -> None:
     """After a recreation the project is what runs; the former container is neither started nor made anew."""
     stage.service("shop", "web", restart_policy={"Name": "always"})
@@ -141,6 +146,7 @@ def test_a_container_changed_meanwhile_is_another_plan(stage: Stage) -> None:
         rehearsal.apply(plan)
 
 
+@pytest.mark.slow
 def test_a_recreation_that_was_cut_off_is_finished_by_the_next(stage: Stage) -> None:
     """The new one is made, the old one stopped and put aside, nothing runs: the next one brings it up."""
     client = stage.engine.client

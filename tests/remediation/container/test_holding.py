@@ -7,6 +7,8 @@ from fireline_agent.remediation.container import pause, processes, stop, top, un
 from tests.engine import eventually
 from tests.remediation.container.stage import Stage
 
+pytestmark = pytest.mark.docker
+
 MIB = 1 << 20
 
 
@@ -45,6 +47,7 @@ def test_a_paused_container_is_let_go_on(stage: Stage) -> None:
     assert (after, applied.verified.is_good, stage.state("held")["Status"]) == ("running", True, "paused")
 
 
+@pytest.mark.slow
 def test_a_stop_goes_against_the_dependencies_and_back(stage: Stage) -> None:
     """What needs others ends first; the undo starts what others need first; `always` is warned about."""
     stage.service("shop", "db", restart_policy={"Name": "always"})
@@ -95,6 +98,7 @@ def test_former_limits_come_back_exactly(stage: Stage) -> None:
     assert ([back[key] for key in keys], left) == ([32 * MIB, 48 * MIB, 250_000_000, 50], [])
 
 
+@pytest.mark.slow
 def test_a_limit_below_what_is_used_is_refused(stage: Stage) -> None:
     """The kernel would kill in it: refused with both figures, and planned with a warning where it was said."""
     stage.run("big", "x=$(busybox head -c 30000000 /dev/zero | busybox tr '\\0' x); while :; do sleep 0.1; done")
@@ -113,6 +117,7 @@ def test_a_limit_below_what_is_used_is_refused(stage: Stage) -> None:
     assert len(plan.changes) == len(plan.warnings) == 1
 
 
+@pytest.mark.slow
 def test_limits_that_are_so_already_are_nothing_to_do(stage: Stage) -> None:
     """A second run of the same wish changes nothing."""
     stage.run("steady")
@@ -130,6 +135,7 @@ def test_the_engine_s_refusal_is_told(stage: Stage) -> None:
     assert "the engine answered" in applied.error
 
 
+@pytest.mark.slow
 def test_the_busiest_container_is_on_top(stage: Stage) -> None:
     """By CPU the one that loops leads, with about the share of a CPU that it takes."""
     stage.run("busy", "while :; do :; done", nano_cpus=500_000_000)

@@ -17,6 +17,8 @@ from fireline_agent.remediation.container import (
 from tests.engine import IMAGE
 from tests.remediation.container.stage import Stage
 
+pytestmark = pytest.mark.docker
+
 
 def test_ended_containers_go_and_running_ones_stay(stage: Stage) -> None:
     """What ended is removed with its layer; its named volume stays."""

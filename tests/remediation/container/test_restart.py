@@ -7,6 +7,8 @@ from fireline_agent.remediation.applying import PlanChanged
 from fireline_agent.remediation.container import restart, restart_unhealthy
 from tests.remediation.container.stage import CHECK, WELL, Stage
 
+pytestmark = pytest.mark.docker
+
 
 def test_one_by_name_restarts_and_is_seen_running(stage: Stage) -> None:
     """The named container has a new start, its neighbour the old one, and the proof counts it."""
@@ -61,6 +63,7 @@ def test_a_crash_loop_is_told_from_a_start(stage: Stage) -> None:
     assert applied.error.startswith("looping (") and "and the engine starts it again" in applied.error
 
 
+@pytest.mark.slow
 def test_a_paused_container_runs_after_its_restart(stage: Stage) -> None:
     """A restart ends a pause."""
     stage.run("paused")
@@ -70,6 +73,7 @@ def test_a_paused_container_runs_after_its_restart(stage: Stage) -> None:
     assert (applied.verified.is_good, stage.state("paused")["Status"]) == (True, "running")
 
 
+@pytest.mark.slow
 def test_a_job_that_ended_well_is_not_run_again(stage: Stage) -> None:
     """A label selects what is down, but a migration that ended with 0 is no service that is down."""
     stage.run("job", "exit 0", labels={"tier": "shop"})
