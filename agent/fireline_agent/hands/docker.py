@@ -26,6 +26,7 @@ _MAX_DETAIL: Final = 200  # of the engine's own words in a message
 _CONNECTIONS: Final = 32  # kept open for callers that ask from several threads
 _OLDEST_API: Final = "1.24"  # the SDK's own floor
 _ONE_SHOT_MINOR: Final = 41
+_BODYLESS: Final = (204, 304)  # RFC 9110, section 6.4.1
 _API_VERSION: Final = re.compile(r"1\.\d{1,3}\Z")
 _ID: Final = re.compile(r"[0-9a-f]{64}\Z")
 _FRAME: Final = struct.Struct(">B3xI")  # Docker Engine API, "Stream format" of container attach
@@ -315,6 +316,8 @@ def _client_class() -> Any:
             # Every body is streamed, so that its size is checked before it is in memory.
             response = super().send(request, **options | {"stream": True})
             response.raw = _Bounded(response.raw)
+            if response.status_code in _BODYLESS or response.headers.get("Content-Length") == "0":
+                _ = response.content  # the SDK reads no answer of this kind, and its connection would stay open
             return response
 
         def _result(self, response: Any, json: bool = False, binary: bool = False) -> Any:
