@@ -61,7 +61,14 @@ class Acting:
         left: list[str] = self._ask({"verb": "undo", "action": action, "done": applied["done"]})["left"]
         return left
 
-    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+    def command(self, verb: str, action: str, **params: object) -> list[str]:
+        """What asks it, as a command where the service manager runs."""
+        return self._command({"verb": verb, "action": action, "params": params})
+
+    def _command(self, order: Mapping[str, Any]) -> list[str]:
         driver = self.host.write("/lab-act.py", _DRIVER.encode(), mode=0o755)
-        answer: dict[str, Any] = json.loads(self.manager.run(_PYTHON, "-I", driver, json.dumps(order)).splitlines()[-1])
+        return [_PYTHON, "-I", driver, json.dumps(order)]
+
+    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.manager.run(*self._command(order)).splitlines()[-1])
         return answer
