@@ -178,20 +178,24 @@ def _unwrapped(part: Source) -> AbstractContextManager[IO[bytes]]:
 
 
 def _texts(part: Source) -> Generator[bytes, None, None]:
-    """Docker's records as the lines that were written; a record without a line break goes on in the next."""
-    is_at_start = True
+    """Docker's records as the lines that were written; a line over 16 KiB comes in several records of its stream."""
+    halves: dict[str, str] = {}
     with part.opened() as file:
         for buffer, begin, end in blocks(file):
             texts = []
             for line in bytes(memoryview(buffer)[begin:end]).splitlines():
                 try:
                     record = json.loads(line)
-                    text, moment = record["log"], record["time"]
-                    texts.append(f"{moment} {text}" if is_at_start else text)
+                    text, moment, stream = str(record["log"]), str(record["time"]), str(record["stream"])
                 except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # the last record of a killed engine is half there
-                is_at_start = text.endswith("\n")
-            yield "".join(texts).encode(errors="surrogateescape")
+                text = (halves.pop(stream, None) or f"{moment} ") + text
+                if text.endswith("\n") or len(text) > _SPARE_BYTES:
+                    texts.append(text)
+                else:
+                    halves[stream] = text
+            yield "".join(texts).encode(errors="backslashreplace")
+    yield "".join(half + "\n" for half in halves.values()).encode(errors="backslashreplace")
 
 
 def _streamed(roots: Roots, container: str, *, is_tty: bool) -> AbstractContextManager[IO[bytes]]:
@@ -199,7 +203,10 @@ def _streamed(roots: Roots, container: str, *, is_tty: bool) -> AbstractContextM
 
 
 def _asked(roots: Roots, container: str, *, is_tty: bool) -> Generator[bytes, None, None]:
-    """The engine's copy; the two streams are kept apart, since a piece may end in the middle of a line."""
+    """The engine's copy; the two streams are kept apart, since a piece may end in the middle of a line.
+
+    A line over 16 KiB has the engine's time in it again, once for each part.
+    """
     halves = {"stdout": b"", "stderr": b""}
     with docker.connect(roots.docker_socket) as engine:
         for stream, piece in engine.logs(container, since=0, lines=_ENGINE_LINES, is_tty=is_tty):
