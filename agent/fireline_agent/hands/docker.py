@@ -55,6 +55,16 @@ def is_id(value: Any) -> bool:
     return isinstance(value, str) and _ID.match(value) is not None
 
 
+def called(container: Any) -> set[str]:
+    """What a container of the engine's list is called: its names, its id, and its service in Compose."""
+    if not isinstance(container, dict):
+        return set()
+    names, labels = container.get("Names"), container.get("Labels")
+    service = labels.get("com.docker.compose.service") if isinstance(labels, dict) else None
+    listed = [str(name).lstrip("/") for name in names] if isinstance(names, list) else []
+    return {str(word) for word in (*listed, service, container.get("Id")) if word}
+
+
 class Engine:
     """One engine behind a unix socket. Every method asks once, under limits of time and size; all raise EngineError.
 
