@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fireline_controller.model import Outcome
-from fireline_controller.runbooks.filling import BadExpression, fill
+from fireline_controller.runbooks.filling import BadExpression
 from fireline_controller.runbooks.ground import Ground, is_bad, variables
-from fireline_controller.runbooks.model import ActionCall, OnFailure, Step
+from fireline_controller.runbooks.model import ActionCall, CaptureCall, OnFailure, Step
 from fireline_controller.runbooks.record import Filled, HostEnd, Move, Part
 from fireline_wire.actions import Risk
 
@@ -37,21 +37,30 @@ def _chosen(step: Step, ground: Ground, host: str) -> tuple[HostEnd | None, Mapp
     if before := _lost(step, ground, host):
         return HostEnd(host, Outcome.SKIPPED, f"failed in step {before}", "failed_before"), {}
     known = variables(ground, host)
-    if step.when and ground.evaluate(step.when, known) is not True:
+    if step.when and not ground.expressions.holds(step.id, step.when, known):
         return HostEnd(host, Outcome.SKIPPED, f"not so here: {step.when}", "condition"), {}
-    given = fill(step.do.given, known, ground.evaluate) if isinstance(step.do, ActionCall) else {}
-    return None, given
+    if isinstance(step.do, ActionCall | CaptureCall):
+        return None, ground.expressions.fill(step.id, step.do.given, known)
+    return None, {}
 
 
 def _unproved(step: Step, ground: Ground, host: str) -> str:
     """Invariant I3: what a destructive action destroys is sealed before, host by host."""
     if not isinstance(step.do, ActionCall) or ground.risk_of(step.do.action) is not Risk.DESTRUCTIVE:
         return ""
-    ends = [ground.outcomes.get(capture, {}).get(host) for capture in ground.required]
+    kept_by = _kept_by(step, ground)
+    ends = [ground.outcomes.get(capture, {}).get(host) for capture in kept_by]
     known = [end.outcome for end in ends if end is not None and end.outcome is not Outcome.SKIPPED]
-    if not ground.required or (known and all(outcome is Outcome.OK for outcome in known)):
+    if not kept_by or (known and all(outcome is Outcome.OK for outcome in known)):
         return ""
-    return f"{step.do.action} destroys what {', '.join(ground.required)} was to keep, and that is not sealed here"
+    return f"{step.do.action} destroys what {', '.join(kept_by)} was to keep, and that is not sealed here"
+
+
+def _kept_by(step: Step, ground: Ground) -> tuple[str, ...]:
+    """The captures that keep what a step destroys: those made for it, or else every required one."""
+    captures = {name: ground.steps[name].do for name in ground.required}
+    own = tuple(n for n, do in captures.items() if isinstance(do, CaptureCall) and step.id in do.evidence_for)
+    return own or tuple(captures)
 
 
 def _lost(step: Step, ground: Ground, host: str) -> str:

@@ -14,7 +14,7 @@ from fireline_controller.runbooks.ground import Ground, within
 from fireline_controller.runbooks.model import OnFailure, Parallel, Step
 from fireline_controller.runbooks.record import Ended, Move, Part, RunState, RunWish, Taken
 from fireline_controller.runbooks.stepping import StepEnd, step_end
-from fireline_controller.runbooks.unwinding import back_moves, left_behind
+from fireline_controller.runbooks.unwinding import back_moves, left_behind, untaken
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,8 @@ def _ended(ground: Ground, main: Verdict, last: Verdict) -> Ended:
     why = [main.why] if main.why else []
     if main.state is RunState.ROLLED_BACK and (left := left_behind(ground)):
         return Ended(RunState.FAILED, "; ".join([*why, f"not taken back: {left}"]))
+    if main.state is RunState.ROLLED_BACK and (stays := untaken(ground)):
+        why.append(f"stays as it is: {stays}")
     if last.why:
         why.append(f"finally: {last.why}")
     state = last.state if main.state is RunState.SUCCEEDED else main.state

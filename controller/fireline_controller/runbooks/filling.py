@@ -1,44 +1,40 @@
-"""Parameters whose `${EXPRESSION}` is replaced by the expression's value."""
+"""What a run asks of the expressions of its runbook. Leaves to others: their language (expressions)."""
 
-import re
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
-
-_WHOLE: Final = re.compile(r"\$\{(.*)\}\Z", re.DOTALL)
+from typing import Any, Protocol
 
 
 class BadExpression(ValueError):
     """An expression has no value with these variables; the message holds its text and why."""
 
 
-class Evaluate(Protocol):
-    """How an expression gets its value."""
+class Expressions(Protocol):
+    """The expressions of one runbook. `variables` are nested as their names are: `{"params": {"older_than": 600}}`."""
 
-    def __call__(self, text: str, variables: Mapping[str, Any]) -> Any:
-        """The value.
+    def is_met(self, text: str, variables: Mapping[str, Any]) -> bool:
+        """Whether a precondition of the whole runbook is true.
 
         Raises:
-            BadExpression: it has none.
+            BadExpression: it has no value, or one that is neither true nor false.
         """
 
+    def holds(self, step: str, text: str, variables: Mapping[str, Any]) -> bool:
+        """Whether a step's condition is true.
 
-def fill(given: Mapping[str, Any], variables: Mapping[str, Any], evaluate: Evaluate) -> dict[str, Any]:
-    """The parameters with their expressions' values.
+        Raises:
+            BadExpression: it has no value, or one that is neither true nor false.
+        """
 
-    Raises:
-        BadExpression: an expression has no value; names the parameter.
-    """
-    filled = {}
-    for name, value in given.items():
-        try:
-            filled[name] = _value(value, variables, evaluate)
-        except BadExpression as error:
-            raise BadExpression(f"parameter {name!r}: {error}") from None
-    return filled
+    def is_verified(self, step: str, text: str, variables: Mapping[str, Any]) -> bool:
+        """Whether a step's `until` is true; it also sees the `result` of the verifying action.
 
+        Raises:
+            BadExpression: as `holds`.
+        """
 
-def _value(value: Any, variables: Mapping[str, Any], evaluate: Evaluate) -> Any:
-    if isinstance(value, list | tuple):
-        return [_value(item, variables, evaluate) for item in value]
-    found = _WHOLE.match(value) if isinstance(value, str) else None
-    return evaluate(found[1], variables) if found else value
+    def fill(self, step: str, given: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """A step's parameters with the value of each `${EXPRESSION}`.
+
+        Raises:
+            BadExpression: as `holds`.
+        """

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from fireline_controller.model import Outcome
-from fireline_controller.runbooks.filling import Evaluate
+from fireline_controller.runbooks.filling import Expressions
 from fireline_controller.runbooks.model import CaptureCall, Parallel, Runbook, Step, Targets
 from fireline_controller.runbooks.record import HostEnd, Move, Part, Taken
 from fireline_wire.actions import Risk
@@ -23,7 +23,7 @@ class Ground:
         params: of the run.
         incident: id, severity and title; empty texts without one.
         record: every move so far, in the order in which they were begun.
-        evaluate: of expressions.
+        expressions: of the runbook.
         risk_of: of an action's name.
     """
 
@@ -32,7 +32,7 @@ class Ground:
     labels: Mapping[str, Mapping[str, str]]
     params: Mapping[str, Any]
     incident: Mapping[str, str]
-    evaluate: Evaluate
+    expressions: Expressions
     risk_of: Callable[[str], Risk]
     record: tuple[Taken, ...] = ()
 

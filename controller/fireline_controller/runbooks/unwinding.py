@@ -7,7 +7,7 @@ nothing else from being taken back.
 from collections.abc import Iterator
 
 from fireline_controller.model import Outcome
-from fireline_controller.runbooks.filling import BadExpression, fill
+from fireline_controller.runbooks.filling import BadExpression
 from fireline_controller.runbooks.ground import Ground, variables, within
 from fireline_controller.runbooks.model import ActionCall, IsolateCall, Step
 from fireline_controller.runbooks.record import Filled, HostEnd, Move, Part, Taken
@@ -31,6 +31,18 @@ def left_behind(ground: Ground) -> str:
     bad = [(t.move.step, end) for t in back for end in t.ends or () if end.outcome is not Outcome.OK]
     found = [f"{step} on {end.host} ({end.detail})" for step, end in bad]
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def untaken(ground: Ground) -> str:
+    """What has no way back and stays as the run made it, in words; empty for nothing."""
+    found = {}
+    for done in _stack(ground):
+        step = ground.steps[done.move.step]
+        if step.rollback is None and isinstance(step.do, ActionCall) and _touched(step, ground):
+            can_undo = any(end.can_undo for end in done.ends or ())
+            why = step.no_way_back or f"{step.do.action} can't be taken back"
+            found.update({} if can_undo else {step.id: why})
+    return ", ".join(f"{step} ({why})" for step, why in found.items())
 
 
 def _stack(ground: Ground) -> Iterator[Taken]:
@@ -72,7 +84,7 @@ def _planned(step: Step, call: ActionCall, touched: tuple[str, ...], ground: Gro
     filled, known, hosts = [], [], []
     for host in touched:
         try:
-            filled.append(Filled(fill(call.given, variables(ground, host), ground.evaluate), (host,)))
+            filled.append(Filled(ground.expressions.fill(step.id, call.given, variables(ground, host)), (host,)))
             hosts.append(host)
         except BadExpression as error:
             known.append(HostEnd(host, Outcome.FAILED, str(error), "invalid_request"))

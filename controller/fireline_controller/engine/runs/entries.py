@@ -73,12 +73,25 @@ def ended(run: Run, step: Step, move: Move, ends: Sequence[HostEnd], at: datetim
         )
         for end in bad
     ]  # fmt: skip
-    counts = dict(sorted(Counter(str(end.outcome) for end in ends).items()))
-    said = "; ".join(end.detail for end in ends if not end.host)
-    words = said or ", ".join(f"{n} {name}" for name, n in counts.items()) or "nothing to do"
-    data = {"step": step.id, "part": str(move.part), "counts": counts, "attempt": move.attempt}
-    summary = f"step {step.id} {_SPOKEN[move.part]}: {words}"
+    data = {"step": step.id, "part": str(move.part), "counts": counted(ends), "attempt": move.attempt}
+    summary = f"step {step.id} {_SPOKEN[move.part]}: {summed(ends)}"
     return [*lines, _entry(run, "moved", at, summary, data)]
+
+
+def counted(ends: Sequence[HostEnd]) -> dict[str, int]:
+    """How many hosts ended how."""
+    return dict(sorted(Counter(str(end.outcome) for end in ends).items()))
+
+
+def summed(ends: Sequence[HostEnd]) -> str:
+    """What came of a move, in a few words."""
+    said = "; ".join(end.detail for end in ends if not end.host)
+    return said or ", ".join(f"{n} {name}" for name, n in counted(ends).items()) or "no host"
+
+
+def spoken(move: Move) -> str:
+    """What a move does for its step, as a verb."""
+    return _SPOKEN[move.part]
 
 
 def finished(run: Run, at: datetime) -> Entry:

@@ -9,7 +9,7 @@ from fireline_controller.engine.runs.deeds import Ends, Order, request_id
 from fireline_controller.engine.runs.rooms import RunRooms
 from fireline_controller.engine.runs.watching import Bell
 from fireline_controller.model import Outcome
-from fireline_controller.runbooks.filling import BadExpression, fill
+from fireline_controller.runbooks.filling import BadExpression
 from fireline_controller.runbooks.ground import Ground, variables
 from fireline_controller.runbooks.model import ActionCall, CaptureCall, IsolateCall, Step, Until
 from fireline_controller.runbooks.record import ACTS, HostEnd, Move, Part, Run
@@ -80,43 +80,43 @@ class Mover:
         while True:
             todo = tuple(host for host in move.hosts if host not in good)
             asked = replace(move, hosts=todo)
-            given = self._filled_now(until.call, todo)
+            given = self._filled_now(step, until.call, todo)
             left_s = max(over_s - loop.time(), min(until.within_s, _HEARING_S))
-            ends = {end.host: self._true(end, until) for end in await self._rooms.deeds.plan(
+            ends = {end.host: self._true(step, end, until) for end in await self._rooms.deeds.plan(
                 self._order(step, asked, until.call.action, given, left_s, stop)
             )}  # fmt: skip
             good |= {host: end for host, end in ends.items() if end.outcome is Outcome.OK}
             if len(good) == len(move.hosts) or stop.is_set() or loop.time() + until.every_s > over_s:
-                return tuple((good | ends)[host] if host not in good else good[host] for host in move.hosts)
+                found = ends | good
+                return tuple(found[host] for host in move.hosts)
             await _slept(until.every_s, stop)
 
-    def _true(self, end: HostEnd, until: Until) -> HostEnd:
+    def _true(self, step: Step, end: HostEnd, until: Until) -> HostEnd:
         """The answer of a host, judged."""
         if end.outcome is not Outcome.OK:
             return end
         known = variables(self._ground, end.host) | {"result": dict(end.result)}
         try:
-            is_true = self._rooms.evaluate(until.until, known) is True
+            is_true = self._ground.expressions.is_verified(step.id, until.until, known)
         except BadExpression as error:
             return replace(end, outcome=Outcome.FAILED, detail=str(error), reason="invalid_request")
         if is_true:
             return replace(end, detail=f"verified: {until.until}")
-        return replace(
-            end,
-            outcome=Outcome.FAILED,
-            detail=f"not so within {until.within_s} s: {until.until}",
-            reason="not_verified",
-        )
+        said = f"not so within {until.within_s} s: {until.until}"
+        return replace(end, outcome=Outcome.FAILED, detail=said, reason="not_verified")
 
     def _given(self, step: Step, move: Move) -> Mapping[str, Mapping[str, Any]]:
         """The parameters for each host, as they were decided when the step began, or its rollback was planned."""
+        if move.part is Part.UNDO:
+            return {}
         first = Part.BACK_PLAN if move.part in _BACKWARD else Part.BEGIN
         decided = move if move.part is first else self._ground.taken[Move(step.id, first).key].move
         given = {host: one.given for one in decided.filled for host in one.hosts}
         return {host: given.get(host, {}) for host in move.hosts}
 
-    def _filled_now(self, call: ActionCall, hosts: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
-        return {h: fill(call.given, variables(self._ground, h), self._rooms.evaluate) for h in hosts}
+    def _filled_now(self, step: Step, call: ActionCall, hosts: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+        ground = self._ground
+        return {host: ground.expressions.fill(step.id, call.given, variables(ground, host)) for host in hosts}
 
     def _order(
         self,

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from fireline_controller.engine.locks import Locks
 from fireline_controller.engine.runs.deeds import Deeds
 from fireline_controller.model import NotFound
-from fireline_controller.runbooks.filling import Evaluate
+from fireline_controller.runbooks.filling import Expressions
 from fireline_controller.runbooks.ground import Ground, all_steps
 from fireline_controller.runbooks.model import Runbook
 from fireline_controller.runbooks.record import Run, Taken
@@ -26,8 +26,8 @@ class Books(Protocol):
             NotFound: there is none of this name.
         """
 
-    def compile(self, content: bytes, name: str) -> Runbook:
-        """A checked runbook.
+    def compile(self, content: bytes, name: str) -> tuple[Runbook, Expressions]:
+        """A checked runbook, and its expressions.
 
         Raises:
             FirelineError: it is wrong; says where and what to write instead.
@@ -42,30 +42,26 @@ class RunRooms:
     books: Books
     deeds: Deeds
     locks: Locks
-    evaluate: Evaluate
     operators: Callable[[Transaction, datetime], frozenset[str]]
     now: Callable[[], datetime]
 
 
-def ground_of(tx: Transaction, run: Run, runbook: Runbook, evaluate: Evaluate, record: tuple[Taken, ...]) -> Ground:
+def ground_of(
+    tx: Transaction, run: Run, runbook: Runbook, expressions: Expressions, record: tuple[Taken, ...]
+) -> Ground:
     """What decisions in a run stand on."""
     targets = {step.id: (step.targets or runbook.targets) for step in all_steps(runbook)}
-    hosts = {step: run.hosts[target.select if step_has(run, target.select) else ""] for step, target in targets.items()}
+    hosts = {step: run.hosts.get(target.select, run.hosts[""]) for step, target in targets.items()}
     return Ground(
         runbook=runbook,
         hosts=hosts,
         labels=run.labels,
         params=run.params,
         incident=incident_of(tx, run.incident_id),
-        evaluate=evaluate,
+        expressions=expressions,
         risk_of=risk_of,
         record=record,
     )
-
-
-def step_has(run: Run, select: str) -> bool:
-    """Whether a step's own target was frozen; else it has the run's."""
-    return select in run.hosts
 
 
 def incident_of(tx: Transaction, incident_id: str) -> Mapping[str, str]:
@@ -86,8 +82,3 @@ def risk_of(action: str) -> Risk:
     if spec is None:
         raise NotFound(f"action {action!r} is not known; `fireline action list` shows those that are")
     return spec.risk
-
-
-def value_of(evaluate: Evaluate, text: str, variables: Mapping[str, Any]) -> bool:
-    """Whether a condition holds: only true does."""
-    return evaluate(text, variables) is True

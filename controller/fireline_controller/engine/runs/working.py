@@ -5,23 +5,23 @@ is made again under its own request ids, which the hosts' ledgers answer (I2); i
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Final, TypeVar
 
+from fireline_controller.engine.locks import LEASE as LOCK_LEASE
 from fireline_controller.engine.runs import entries, people
 from fireline_controller.engine.runs.moving import Mover
 from fireline_controller.engine.runs.rooms import RunRooms, ground_of
 from fireline_controller.engine.runs.watching import Bell
 from fireline_controller.model import FirelineError, Outcome
 from fireline_controller.runbooks.course import next_moves
+from fireline_controller.runbooks.filling import Expressions
 from fireline_controller.runbooks.ground import Ground
 from fireline_controller.runbooks.model import Runbook
 from fireline_controller.runbooks.record import Ended, HostEnd, Move, Part, Run, RunState, RunWish
 from fireline_controller.store import Transaction
-
-log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -41,21 +41,24 @@ class Work:
     def __init__(self, rooms: RunRooms, run_id: str, owner: str, bell: Bell) -> None:
         self.run_id = run_id
         self.stop = asyncio.Event()
-        self.ended = asyncio.Event()
+        self.parked = asyncio.Event()
+        self.is_over = False
+        self._parking = asyncio.Event()
         self._rooms = rooms
         self._owner = owner
         self._bell = bell
-        self._runbook: Runbook | None = None
+        self._compiled: tuple[Runbook, Expressions] | None = None
 
     async def advance(self) -> bool:
-        """One durable step: make the moves that come next until none is at work. False: the run is over.
+        """One durable step: make the moves that come next until none is at work. False: the run is over, or parked.
 
         Raises:
             FirelineError: the controller itself failed, or somebody else has the run. It can be gone on with.
         """
         at_work: dict[asyncio.Task[Sequence[HostEnd]], Move] = {}
+        parking = asyncio.create_task(self._parking.wait())
         try:
-            while True:
+            while not self._parking.is_set():
                 run, ground = await self._look()
                 found = next_moves(ground, run.wish)
                 if isinstance(found, Ended):
@@ -63,33 +66,68 @@ class Work:
                     return False
                 keys = {move.key for move in at_work.values()}
                 begun = await self._begin(ground, [move for move in found if move.key not in keys])
-                for move in begun:
-                    at_work[asyncio.create_task(self._make(run, ground, move))] = move
+                at_work |= {asyncio.create_task(self._make(run, ground, move)): move for move in begun}
                 if not at_work:
                     continue  # what was begun is decided already
-                await asyncio.wait(at_work, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([*at_work, parking], return_when=asyncio.FIRST_COMPLETED)
                 for task in [task for task in at_work if task.done()]:
                     await self._end(ground, at_work.pop(task), task.result())
                 if not at_work:
                     return True
+            return False
         finally:
-            for task in at_work:
-                task.cancel()
-            await asyncio.gather(*at_work, return_exceptions=True)
+            parking.cancel()
+            for left in at_work:
+                left.cancel()
+            await asyncio.wait([*at_work, parking])
 
-    async def wished(self, wish: RunWish) -> None:
+    def wished(self) -> None:
         """An operator wants it to end: what is at work on hosts is stopped between two changes."""
-        if wish is not RunWish.GO_ON:
-            self.stop.set()
+        self.stop.set()
         self._bell.ring()
+
+    def park(self) -> None:
+        """Leave off: what is at work on hosts goes on there, and is asked for by whoever takes the run up."""
+        self._parking.set()
+
+    async def renew(self, lease: timedelta) -> None:
+        """Stay the owner for another lease, and hear what operators said to other controllers.
+
+        Raises:
+            Overtaken: somebody else drives the run by now.
+        """
+        now = self._rooms.now()
+
+        def record(tx: Transaction, run: Run) -> RunWish:
+            tx.put_run(replace(run, owned_until=now + lease))
+            tx.renew_locks(run.id, now + LOCK_LEASE)
+            return run.wish
+
+        if await self._record(record) is not RunWish.GO_ON:
+            self.wished()
+
+    async def give_up(self, why: str) -> None:
+        """Park the run on record, unless it has ended. `why`: what failed here; empty for a good order.
+
+        Raises:
+            Overtaken: somebody else drives the run by now.
+        """
+        now = self._rooms.now()
+
+        def record(tx: Transaction, run: Run) -> None:
+            parked = replace(run, state=RunState.PARKED, why=why, owner="", owned_until=None)
+            tx.put_run(parked)
+            tx.append(entries.parked(parked, now))
+            tx.release_locks(run.id)
+
+        await self._record(record)
 
     async def _look(self) -> tuple[Run, Ground]:
         def read(tx: Transaction) -> tuple[Run, Ground]:
             run = tx.run(self.run_id)
-            if self._runbook is None:
-                self._runbook = self._rooms.books.compile(run.content, run.runbook)
-            record = tx.moves(self.run_id)
-            return run, ground_of(tx, run, self._runbook, self._rooms.evaluate, record)
+            if self._compiled is None:
+                self._compiled = self._rooms.books.compile(run.content, run.runbook)
+            return run, ground_of(tx, run, *self._compiled, tx.moves(self.run_id))
 
         run, ground = await self._rooms.store.read(read)
         if run.wish is not RunWish.GO_ON:
@@ -136,22 +174,19 @@ class Work:
 
     async def _heard(self, ground: Ground, move: Move) -> HostEnd:
         """What people say, once they have; or that their time is over, or that nobody needs to know any more."""
-        step = ground.steps[move.step]
-        while True:
-            now = self._rooms.now()
-
-            def look(tx: Transaction, run: Run) -> HostEnd | None:
-                if self.stop.is_set() and step not in ground.runbook.finally_:
-                    if move.part is Part.APPROVE:
-                        people.withdrawn(tx, run, move, now)
-                    return HostEnd("", Outcome.CANCELLED, f"no longer waited for: {run.wished_by} wants an end")
-                if move.part is Part.MANUAL:
-                    return people.done(tx, run, step, move, now)
-                return people.heard(tx, run, move, self._rooms.operators(tx, now), now)
-
-            if (end := await self._record(look)) is not None:
-                return end
+        while (end := await self._record(lambda tx, run: self._said(tx, run, ground, move))) is None:
             await self._bell.wait(_LOOK_S)
+        return end
+
+    def _said(self, tx: Transaction, run: Run, ground: Ground, move: Move) -> HostEnd | None:
+        now, step = self._rooms.now(), ground.steps[move.step]
+        if self.stop.is_set() and step not in ground.runbook.finally_:
+            if move.part is Part.APPROVE:
+                people.withdrawn(tx, run, move, now)
+            return HostEnd("", Outcome.CANCELLED, f"no longer waited for: {run.wished_by} wants an end")
+        if move.part is Part.MANUAL:
+            return people.done(tx, run, step, move, now)
+        return people.heard(tx, run, move, self._rooms.operators(tx, now), now)
 
     async def _end(self, ground: Ground, move: Move, ends: Sequence[HostEnd]) -> None:
         now = self._rooms.now()
@@ -176,6 +211,7 @@ class Work:
             tx.checkpoint()
 
         await self._record(record)
+        self.is_over = True
         self._bell.ring()
 
     async def _record(self, work: Callable[[Transaction, Run], _T]) -> _T:
