@@ -126,7 +126,7 @@ class Runs:
         found = await self._rooms.store.run(record)
         if isinstance(found, PolicyError):
             raise found
-        if run_id in self._works:
+        if found.owner == self._owner and run_id in self._works:
             self._works[run_id].wished()
             return found
         return await self._taken_up(found, operator) or found
@@ -254,11 +254,16 @@ class Runs:
 
     async def _taken_up(self, run: Run, by: str) -> Run | None:
         """Drive a run that no living process drives; None: there is one, or somebody else was faster."""
+        if (work := self._works.get(run.id)) is not None:
+            if run.owner == self._owner:
+                return None
+            await work.parked.wait()  # it has ended, or was parked, a moment ago
         durable = await self._launched()
         with self._owners.inherited(run.id) as is_lost:
             if not is_lost and not _is_free(run, self._rooms.now()):
                 return None
-        is_new = not await durable.is_unfinished(f"{run.id}.{run.tenure}")
+        # One that was given up in good order has no workflow to be gone on with, whatever DBOS has written by now.
+        is_new = not run.owner or not await durable.is_unfinished(f"{run.id}.{run.tenure}")
         held = await asyncio.to_thread(self._owners.hold, run.id)
         claimed = await self._claimed(run, by, is_new=is_new)
         if claimed is None:

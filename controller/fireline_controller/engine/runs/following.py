@@ -23,7 +23,7 @@ async def follow(rooms: RunRooms, run_id: str, bell: Bell) -> AsyncIterator[RunN
         NotFound: it is not known.
     """
     run = await rooms.store.read(lambda tx: tx.run(run_id))
-    runbook, _ = await asyncio.to_thread(rooms.books.compile, run.content, run.runbook)
+    runbook, _ = await asyncio.to_thread(rooms.compiled, run)
     watcher = _Watcher({step.id: step for step in all_steps(runbook)})
     while True:
         run, record = await rooms.store.read(lambda tx: (tx.run(run_id), tx.moves(run_id)))

@@ -36,20 +36,35 @@ class Books(Protocol):
 
 @dataclass(frozen=True)
 class RunRooms:
-    """The rooms that runs work with. `operators`: who is one at a time."""
+    """The rooms that runs work with. `operators`: who is one at a time; `risk_of`: what an action may cost."""
 
     store: Store
     books: Books
     deeds: Deeds
     locks: Locks
     operators: Callable[[Transaction, datetime], frozenset[str]]
+    risk_of: Callable[[str], Risk]
     now: Callable[[], datetime]
 
+    def compiled(self, run: Run) -> tuple[Runbook, Expressions]:
+        """The runbook that a run is pinned to."""
+        return self.books.compile(run.content, run.runbook)
 
-def ground_of(
-    tx: Transaction, run: Run, runbook: Runbook, expressions: Expressions, record: tuple[Taken, ...]
+    def ground(
+        self, tx: Transaction, run: Run, compiled: tuple[Runbook, Expressions], record: tuple[Taken, ...]
+    ) -> Ground:
+        """What decisions in a run stand on."""
+        return _ground(tx, run, compiled, record, self.risk_of)
+
+
+def _ground(
+    tx: Transaction,
+    run: Run,
+    compiled: tuple[Runbook, Expressions],
+    record: tuple[Taken, ...],
+    risks: Callable[[str], Risk],
 ) -> Ground:
-    """What decisions in a run stand on."""
+    runbook, expressions = compiled
     targets = {step.id: (step.targets or runbook.targets) for step in all_steps(runbook)}
     hosts = {step: run.hosts.get(target.select, run.hosts[""]) for step, target in targets.items()}
     return Ground(
@@ -59,7 +74,7 @@ def ground_of(
         params=run.params,
         incident=incident_of(tx, run.incident_id),
         expressions=expressions,
-        risk_of=risk_of,
+        risk_of=risks,
         record=record,
     )
 

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from fireline_controller import targets
 from fireline_controller.engine.approvals import Approvals
@@ -17,7 +17,7 @@ from fireline_controller.engine.locks import Holder, in_words
 from fireline_controller.engine.operations import Operations
 from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.runs import entries
-from fireline_controller.engine.runs.rooms import RunRooms, incident_of, risk_of
+from fireline_controller.engine.runs.rooms import RunRooms, incident_of
 from fireline_controller.engine.runs.values import RunOrder
 from fireline_controller.engine.values import TargetSpec, Wish
 from fireline_controller.model import (
@@ -32,12 +32,10 @@ from fireline_controller.model import (
 )
 from fireline_controller.runbooks.filling import BadExpression, Expressions
 from fireline_controller.runbooks.ground import all_steps
-from fireline_controller.runbooks.model import ActionCall, CaptureCall, Runbook, Step
+from fireline_controller.runbooks.model import ActionCall, IsolateCall, Runbook, Step
 from fireline_controller.runbooks.record import Run
 from fireline_controller.store import Transaction
 from fireline_wire.actions import BadValue, Parameter, Risk, nearest
-
-_READS: Final = frozenset({Risk.READ})
 
 
 class Starting:
@@ -87,7 +85,7 @@ class Starting:
         target = targets.freeze(_all_hosts(run), spelled=run.spelled)
         self._operations.require_confirmed(target, order.wish)
         permit = await self._permit(run, runbook, target, order.wish)
-        if changes_anything(runbook):
+        if self._changes_anything(runbook):
             await self._rooms.locks.take(_holder(run), target.hosts, wait_s=order.wait_s)
         begun = replace(run, owner=owner, owned_until=owned_until, tenure=1, started_at=self._rooms.now())
 
@@ -128,10 +126,19 @@ class Starting:
         Raises:
             PolicyError: host_locked: others change a host by now.
         """
-        if not changes_anything(self._runbook(run)):
+        if not self._changes_anything(self._runbook(run)):
             return
         if found := self._rooms.locks.taken(tx, _holder(run), _all_hosts(run)):
             raise PolicyError(f"{run.id} can't go on: {in_words(found)}", reason="host_locked")
+
+    def _changes_anything(self, runbook: Runbook) -> bool:
+        """Whether a run of it may change a host: captures and what only reads don't."""
+        return any(self._changes(step) for step in all_steps(runbook))
+
+    def _changes(self, step: Step) -> bool:
+        if isinstance(step.do, ActionCall):
+            return self._rooms.risk_of(step.do.action) is not Risk.READ
+        return isinstance(step.do, IsolateCall)
 
     async def _frozen(self, runbook: Runbook, wish: Wish) -> Mapping[str, tuple[Target, tuple[Host, ...]]]:
         """The hosts of every target that is named, "" for the run's own."""
@@ -162,14 +169,14 @@ class Starting:
                 raise PolicyError(message, reason="policy_denied")
 
     async def _permit(self, run: Run, runbook: Runbook, target: Target, wish: Wish) -> Permit:
-        if not changes_anything(runbook):
+        if not self._changes_anything(runbook):
             return Permit()
         bound = {"runbook": run.runbook, "sha256": run.sha256, "params": dict(run.params)}
         summary = f"run {run.runbook} version {run.version} on {target.folded}"
         return await self._approvals.require("remediate", target, bound, wish, summary=summary)
 
     def _runbook(self, run: Run) -> Runbook:
-        return self._rooms.books.compile(run.content, run.runbook)[0]
+        return self._rooms.compiled(run)[0]
 
 
 def parsed(runbook: Runbook, given: Mapping[str, str]) -> dict[str, Any]:
@@ -183,17 +190,6 @@ def parsed(runbook: Runbook, given: Mapping[str, str]) -> dict[str, Any]:
         if name not in known:
             raise ConfigError(f"{runbook.name}: unknown parameter {name!r}; {nearest(name, known)}")
     return {name: _value(runbook, parameter, given.get(name)) for name, parameter in known.items()}
-
-
-def changes_anything(runbook: Runbook) -> bool:
-    """Whether a run of it may change a host: captures and what only reads don't."""
-    return any(_changes(step) for step in all_steps(runbook))
-
-
-def _changes(step: Step) -> bool:
-    if isinstance(step.do, ActionCall):
-        return risk_of(step.do.action) not in _READS
-    return step.rollback is not None or not isinstance(step.do, CaptureCall)
 
 
 def _value(runbook: Runbook, parameter: Parameter, text: str | None) -> Any:

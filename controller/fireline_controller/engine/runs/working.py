@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from fireline_controller.engine.locks import LEASE as LOCK_LEASE
 from fireline_controller.engine.runs import entries, people
 from fireline_controller.engine.runs.moving import Mover
-from fireline_controller.engine.runs.rooms import RunRooms, ground_of
+from fireline_controller.engine.runs.rooms import RunRooms
 from fireline_controller.engine.runs.watching import Bell
 from fireline_controller.model import FirelineError, Outcome
 from fireline_controller.runbooks.course import next_moves
@@ -126,8 +126,8 @@ class Work:
         def read(tx: Transaction) -> tuple[Run, Ground]:
             run = tx.run(self.run_id)
             if self._compiled is None:
-                self._compiled = self._rooms.books.compile(run.content, run.runbook)
-            return run, ground_of(tx, run, *self._compiled, tx.moves(self.run_id))
+                self._compiled = self._rooms.compiled(run)
+            return run, self._rooms.ground(tx, run, self._compiled, tx.moves(self.run_id))
 
         run, ground = await self._rooms.store.read(read)
         if run.wish is not RunWish.GO_ON:
