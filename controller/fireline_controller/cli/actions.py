@@ -129,8 +129,10 @@ def _print_rows(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> 
             alike[tuple((key, _cell(value)) for key, value in row.items())].append(host)
     columns = list(dict.fromkeys(key for row in alike for key, _ in row))
     print(f"{name}:")
-    rows = [(output.fold(set(hosts)), *(dict(row).get(c, "") for c in columns)) for row, hosts in alike.items()]
-    output.table(("HOSTS", *(output.printable(c).upper() for c in columns)), rows)
+    output.table(
+        ("HOSTS", *(output.printable(c).upper() for c in columns)),
+        [(output.fold(set(hosts)), *(dict(row).get(c, "") for c in columns)) for row, hosts in alike.items()],
+    )
     print()
 
 

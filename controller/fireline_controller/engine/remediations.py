@@ -1,7 +1,7 @@
 """Actions as operators and runs ask for them: plan on every host, apply that very plan, take it back."""
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from secrets import token_hex
@@ -72,11 +72,6 @@ class _Plan:
         """The hosts on which there is something to do."""
         return sorted(host for host, report in self.reports.items() if report.change_count)
 
-    @property
-    def spec_of_hosts(self) -> TargetSpec:
-        """Its hosts, as a target."""
-        return TargetSpec((targets.fold(self.reports),))
-
     def parameters(self, hosts: Sequence[str]) -> dict[str, Any]:
         """All that changes what happens on these hosts, for approvals: a plan made anew that is the same counts."""
         first = next(iter(self.reports.values()))
@@ -138,7 +133,7 @@ class Remediations:
             NotFound, EmptyTarget, PolicyError: as `apply`.
         """
         plan = await self._planned(plan_operation_id)
-        target, _ = await self._operations.resolve(plan.spec_of_hosts)
+        target, _ = await self._operations.resolve(_named(plan.reports))
         approval = await self._approvals.outlook("remediate", target, plan.parameters(target.hosts), operator)
         evidence = plan.spec.evidence if plan.risk is Risk.DESTRUCTIVE else ()
         unkept = await self._unkept(plan, target)
@@ -157,7 +152,7 @@ class Remediations:
         if not plan.spec.evidence:
             raise PolicyError(f"{plan.spec.name} destroys nothing that a collector keeps", reason="invalid_request")
         profile = safeguard.profile(plan.spec.name, plan.spec.evidence)
-        whole = replace(wish, target=TargetSpec((targets.fold(plan.changing),)) if plan.changing else TargetSpec())
+        whole = await self._addressed(wish, plan.changing)
         async for news in self._capture(whole, profile):
             yield news
 
@@ -183,7 +178,7 @@ class Remediations:
         if plan.spec.risk is Risk.READ:
             raise PolicyError(f"{plan.spec.name} only reads: its plan is what it found", reason="invalid_request")
         await self._require_known(wish, "remediate")
-        whole = wish if wish.target.retry_of else replace(wish, target=plan.spec_of_hosts)
+        whole = wish if wish.target.retry_of else await self._addressed(wish, plan.reports)
         chain = await self._rooms.store.read(lambda tx: _chain(tx, wish))
         held = owner or f"{wish.operator}'s command {token_hex(4)}"
 
@@ -234,7 +229,7 @@ class Remediations:
         reports = {o.host: o.action for o in applied.outcomes if o.action is not None and _may_undo(o)}
         if not reports:
             raise EmptyTarget(f"nothing that {operation_id} did can be taken back")
-        whole = wish if wish.target.retry_of else replace(wish, target=TargetSpec((targets.fold(reports),)))
+        whole = wish if wish.target.retry_of else await self._addressed(wish, reports)
         chain = await self._rooms.store.read(lambda tx: _chain(tx, wish))
         held = owner or f"{wish.operator}'s command {token_hex(4)}"
         first = next(iter(reports.values()))
@@ -261,6 +256,11 @@ class Remediations:
         )
         async for news in run:
             yield news
+
+    async def _addressed(self, wish: Wish, hosts: Iterable[str]) -> Wish:
+        """The wish for these hosts. They are of an operation that was confirmed where it was wide, so they are too."""
+        target, _ = await self._operations.resolve(_named(hosts))
+        return replace(wish, target=_named(hosts), confirmed_sha256=wish.confirmed_sha256 or target.sha256)
 
     def _subject(self, running: Running, host: Host) -> Subject:
         return Subject(self._rooms, running, host, self._fleet.client(host))
@@ -318,6 +318,11 @@ class Remediations:
                 await self._locks.release(held)
 
         return leave
+
+
+def _named(hosts: Iterable[str]) -> TargetSpec:
+    names = sorted(hosts)
+    return TargetSpec((targets.fold(names),) if names else ())
 
 
 def _spec(name: str) -> ActionSpec:
