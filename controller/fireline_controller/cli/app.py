@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fireline_controller.cli import (
+    action,
     approval,
     capture,
     enroll,
@@ -52,6 +53,7 @@ app.command("capture", help=capture.HELP)(capture.capture)
 app.command("isolate", help=isolate.HELP)(isolate.isolate)
 app.command("release", help=isolate.RELEASE_HELP)(isolate.release)
 app.add_typer(isolation.app, name="isolation")
+app.add_typer(action.app, name="action")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(runbook.app, name="runbook")
 app.add_typer(host.app, name="host")

@@ -1064,16 +1064,24 @@ class ForeseeApplyReply(_message.Message):
     APPROVAL_FIELD_NUMBER: _builtins.int
     HOSTS_WITHOUT_EVIDENCE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    CHANGING_FIELD_NUMBER: _builtins.int
     action: _builtins.str
     risk: _builtins.str
     approval: _builtins.str
     """The approval that it would need from others, or why it would be refused. Empty: none."""
+    changing: _builtins.int
+    """On so many of them there is something to do."""
     @_builtins.property
     def hosts_without_evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Hosts without sealed evidence of what it would destroy, and the collectors that keep it."""
 
     @_builtins.property
     def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def target(self) -> Global___ResolvedTarget:
+        """The hosts that it would address."""
+
     def __init__(
         self,
         *,
@@ -1082,10 +1090,12 @@ class ForeseeApplyReply(_message.Message):
         approval: _builtins.str = ...,
         hosts_without_evidence: _abc.Iterable[_builtins.str] | None = ...,
         evidence: _abc.Iterable[_builtins.str] | None = ...,
+        target: Global___ResolvedTarget | None = ...,
+        changing: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approval", b"approval", "evidence", b"evidence", "hosts_without_evidence", b"hosts_without_evidence", "risk", b"risk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approval", b"approval", "changing", b"changing", "evidence", b"evidence", "hosts_without_evidence", b"hosts_without_evidence", "risk", b"risk", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
