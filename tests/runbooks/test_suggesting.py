@@ -90,7 +90,11 @@ def test_alerts_speak_by_name_and_labels() -> None:
     signals = Signals("P1", "?", alerts=[Alert("ServiceDown", {"job": "postgres"})])
 
     assert names(signals) == ["outage", "pool"]
-    assert reasons(signals) == ("the alert ServiceDown", "the alert ServiceDown says 'down': service", "meant for P1")
+    assert reasons(signals) == (
+        "the alert ServiceDown",
+        "the alert ServiceDown says 'down': service",
+        "meant for P1 alone",
+    )
     assert "the label job of ServiceDown says 'postgres': database" in affected(signals).values()
 
 
