@@ -83,7 +83,7 @@ class Engine:
         self.approvals = Approvals(store, folder / "policy.toml", lambda tx, at: current(tx, authority(), at), now)
         self.hosts = Hosts(store, fleet, self.approvals, now)
         self.incidents = Incidents(store, now)
-        self.suggestions = Suggestions(folder, self.incidents, self.hosts)
+        self.suggestions = Suggestions(folder, store, self.incidents)
         self.records = Records(store, vault, authority, folder / "authorities", now)
         self.operators = Operators(store, authority, self.approvals, on_denied, now)
         orders = Orders(authority, settings)
