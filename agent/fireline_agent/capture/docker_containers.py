@@ -16,8 +16,8 @@ from fireline_agent.capture.collector import ArtifactWriter, Context, Sink
 from fireline_agent.capture.containers import Found, Selector
 from fireline_agent.capture.engine_parts import Problems, masked, reached, words
 from fireline_agent.capture.params import flag, number, refuse_unknown
-from fireline_agent.capture.printable import printable
 from fireline_agent.hands.docker import Engine, EngineError, is_id
+from fireline_agent.hands.printable import printable
 
 VERSION: Final = "1"
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 from fireline_agent.capture.collector import Context, Sink
 from fireline_agent.capture.engine_parts import Problems, masked, reached, words
 from fireline_agent.capture.params import flag, number, refuse_unknown
-from fireline_agent.capture.printable import printable
 from fireline_agent.hands.docker import Engine, is_id
+from fireline_agent.hands.printable import printable
 
 VERSION: Final = "1"
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from fireline_agent.capture.collector import Context, Sink, text
 from fireline_agent.capture.params import refuse_unknown
-from fireline_agent.capture.printable import shown
 from fireline_agent.hands import procfs, sock_diag
+from fireline_agent.hands.printable import shown
 from fireline_agent.hands.procfs import Process, Stat
 
 VERSION = "1"

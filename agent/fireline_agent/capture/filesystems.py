@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from fireline_agent.capture.collector import Context, Sink, text
 from fireline_agent.capture.params import number, refuse_unknown
-from fireline_agent.capture.printable import shown
 from fireline_agent.hands import children, procfs
+from fireline_agent.hands.printable import shown
 from fireline_agent.hands.procfs import Mount
 
 VERSION = "1"

@@ -9,8 +9,8 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from fireline_agent.capture.printable import printable, shown
-from fireline_agent.capture.secrets import MASK, mask_assignments
+from fireline_agent.hands.printable import printable, shown
+from fireline_agent.hands.secrets import MASK, mask_assignments
 
 _SHOWN_LETTERS: Final = 120  # of a command line, in a sentence
 

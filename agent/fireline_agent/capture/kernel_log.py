@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from fireline_agent.capture.collector import Absent, Context, Sink, text
 from fireline_agent.capture.params import refuse_unknown
-from fireline_agent.capture.printable import printable
 from fireline_agent.hands import kmsg
+from fireline_agent.hands.printable import printable
 
 VERSION: Final = "1"
 

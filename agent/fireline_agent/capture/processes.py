@@ -15,8 +15,8 @@ from fireline_agent.capture import intrusion, process_detail
 from fireline_agent.capture.collector import Context, Sink, text
 from fireline_agent.capture.hashes import ExecutableHashes
 from fireline_agent.capture.params import flag, refuse_unknown
-from fireline_agent.capture.printable import shown
 from fireline_agent.hands import procfs, sock_diag
+from fireline_agent.hands.printable import shown
 from fireline_agent.hands.procfs import Process, Stat
 
 VERSION = "1"

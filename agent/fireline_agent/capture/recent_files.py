@@ -17,7 +17,7 @@ from typing import Any, Final
 from fireline_agent.capture.collector import Context, Sink, text
 from fireline_agent.capture.intrusion import judge_file
 from fireline_agent.capture.params import flag, number, refuse_unknown
-from fireline_agent.capture.printable import shown
+from fireline_agent.hands.printable import shown
 from fireline_agent.hands import procfs, tree
 from fireline_agent.hands.tree import File, Walk
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from fireline_agent.capture.collector import Context, Sink, text
 from fireline_agent.capture.params import refuse_unknown
-from fireline_agent.capture.printable import shown
 from fireline_agent.hands import namespaces, procfs, sock_diag
 from fireline_agent.hands.namespaces import NetworkNamespace
+from fireline_agent.hands.printable import shown
 from fireline_agent.hands.proc_net import SocketEntry
 
 VERSION = "1"

@@ -72,17 +72,18 @@ class Engine:
         """The engine's state and settings."""
         return self._ask("info", lambda: self._client.info(), dict)
 
-    def containers(self) -> list[Any]:
-        """All containers, running or not, as `docker ps -a` lists them."""
-        return self._ask("containers", lambda: self._client.containers(all=True), list)
+    def containers(self, *, with_sizes: bool = False) -> list[Any]:
+        """All containers, running or not, as `docker ps -a` lists them; their sizes take the engine a walk of each."""
+        return self._ask("containers", lambda: self._client.containers(all=True, size=with_sizes), list)
 
     def inspect(self, container: str) -> dict[str, Any]:
         """All that the engine knows of a container."""
         return self._ask(f"inspect {container[:12]}", lambda: self._client.inspect_container(container), dict)
 
-    def top(self, container: str) -> dict[str, Any]:
-        """A running container's processes, as the host sees them."""
-        return self._ask(f"top {container[:12]}", lambda: self._client.top(container), dict)
+    def top(self, container: str, *, columns: str | None = None) -> dict[str, Any]:
+        """A running container's processes, as the host sees them; `columns` as `ps -o` names them, with `pid`."""
+        options = {"ps_args": f"-o {columns}"} if columns else {}
+        return self._ask(f"top {container[:12]}", lambda: self._client.top(container, **options), dict)
 
     def changes(self, container: str) -> list[Any]:
         """Paths that differ from the container's image."""
@@ -133,10 +134,6 @@ class Engine:
             body = self._body(f"/containers/{container}/logs", parameters)
             yield from (("stdout", piece) for piece in body) if is_tty else frames(body)
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
     def _body(self, path: str, parameters: Mapping[str, str]) -> Iterator[bytes]:
         # The SDK's own streaming calls take the time-out off the socket; these don't.
         response = self._client._get(self._client._url(path), params=parameters, stream=True)
@@ -173,11 +170,22 @@ class Engine:
 
 @contextmanager
 def connect(path: Path, *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Engine]:
-    """Connect to the engine and agree on an API version. `timeout_s` holds until the first byte, and between bytes.
+    """Connect to the engine. `timeout_s` holds until the first byte of an answer, and between bytes.
 
     Raises:
         EngineAbsent: the socket is not there.
         EngineError: the SDK is missing, or the engine refuses, hangs or answers garbage.
+    """
+    with client_of(path, timeout_s=timeout_s) as client:
+        yield Engine(path, client)
+
+
+@contextmanager
+def client_of(path: Path, *, timeout_s: float) -> Iterator[Any]:
+    """The SDK's low-level client, agreed with the engine on an API version; for what hands build on it.
+
+    Raises:
+        EngineAbsent, EngineError: as `connect`.
     """
     _knock(path, timeout_s=timeout_s)
     client_class, base_url = _client_class(), f"unix://{path}"
@@ -189,11 +197,10 @@ def connect(path: Path, *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Engine
             client = client_class(base_url=base_url, version=version, timeout=timeout_s, max_pool_size=_CONNECTIONS)
     finally:
         first.close()
-    engine = Engine(path, client)
     try:
-        yield engine
+        yield client
     finally:
-        engine.close()
+        client.close()
 
 
 def _knock(path: Path, *, timeout_s: float) -> None:
