@@ -51,12 +51,12 @@ def _words(rehearsal: Rehearsal, applied: Applied) -> str:
 
 def test_the_watch_sees_what_it_looks_for() -> None:
     """A secret on a command line and one in an environment are seen: the tests below would fail by them."""
-    with processes_watched() as watch:
-        with subprocess.Popen(["/bin/sh", "-c", "sleep 5 # onTheLine"], env={"X": "inTheEnvironment"}) as shell:
-            until = time.monotonic() + 5
-            while not (watch.has("onTheLine") and watch.has("inTheEnvironment")) and time.monotonic() < until:
-                time.sleep(0.01)
-            shell.kill()
+    command = ["/bin/sh", "-c", "sleep 5 # onTheLine"]
+    with processes_watched() as watch, subprocess.Popen(command, env={"X": "inTheEnvironment"}) as shell:
+        until = time.monotonic() + 5
+        while not (watch.has("onTheLine") and watch.has("inTheEnvironment")) and time.monotonic() < until:
+            time.sleep(0.01)
+        shell.kill()
 
     assert watch.has("onTheLine")
     assert watch.has("inTheEnvironment")
