@@ -12,11 +12,16 @@ class Watch:
     """What was seen of every process that started since the watch began."""
 
     seen: set[bytes] = field(default_factory=set)
+    command_lines: set[bytes] = field(default_factory=set)
     looks: int = 0
 
     def has(self, secret: str) -> bool:
         """Whether a secret was on a command line or in an environment."""
-        return any(secret.encode() in words for words in self.seen)
+        return any(secret.encode() in words for words in self.seen | self.command_lines)
+
+    def has_on_command_line(self, secret: str) -> bool:
+        """Whether it was on a command line, which everybody may read."""
+        return any(secret.encode() in words for words in self.command_lines)
 
 
 @contextmanager
@@ -28,9 +33,10 @@ def processes_watched() -> Iterator[Watch]:
         while not over.is_set():
             for process in Path("/proc").iterdir():
                 if process.name.isdecimal():
-                    for file in ("cmdline", "environ"):
-                        with suppress(OSError):
-                            watch.seen.add((process / file).read_bytes())
+                    with suppress(OSError):
+                        watch.command_lines.add((process / "cmdline").read_bytes())
+                    with suppress(OSError):
+                        watch.seen.add((process / "environ").read_bytes())
             watch.looks += 1
 
     thread = threading.Thread(target=look)

@@ -6,7 +6,7 @@ import pytest
 
 from fireline_agent.hands import scram
 from fireline_agent.remediation.action import ActionError
-from fireline_agent.remediation.security import disable_account, rotate_authorized_keys, secretfile
+from fireline_agent.remediation.security import anew, disable_account, rotate_authorized_keys, secretfile
 
 ENV = b"""# database
 export DB_PASSWORD="old one"  # keep me
@@ -87,6 +87,22 @@ def test_an_exchange_that_is_none_ends(server_first: str) -> None:
     """A server that takes another's nonce or wants endless rounds gets no proof."""
     with pytest.raises(scram.BadExchange):
         scram.client_final("x", "n=,r=nonce", server_first, "nonce")
+
+
+def test_what_a_container_was_made_with_is_found_and_exchanged() -> None:
+    """As a variable, in a URL, in the command; a short secret only as a whole value: it may be a part of any word."""
+    config = {"Env": ["A=longSecret1", "URL=x://u:longSecret1@h", "B=abc"], "Cmd": ["run", "--pass=longSecret1"]}
+
+    assert anew.has_any({"Config": config}, ["longSecret1"])
+    assert anew.has_any({"Config": {"Env": ["B=abc"]}}, ["abc"])
+    assert not anew.has_any({"Config": {"Env": ["B=abcd", "PATH=/abc"], "Cmd": None}}, ["abc"])
+    assert anew.exchanged(config["Env"] + config["Cmd"], [("longSecret1", "N"), ("abc", "M")]) == [
+        "A=N",
+        "URL=x://u:N@h",
+        "B=M",
+        "run",
+        "--pass=N",
+    ]
 
 
 def _account(**changes: Any) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def put_in_place(
     config = config_of(told, old_image=_image_of(engine, told), image=image or str(told.get("Image")))
     for key in _WORDS:
         if isinstance(config.get(key), list):
-            config[key] = [_with(entry, pairs) for entry in config[key]]
+            config[key] = exchanged(config[key], pairs)
     engine.update(old.id, {"RestartPolicy": _NEVER})  # or the engine starts it again with itself
     engine.stop(old.id, within_s=stop_s)
     engine.rename(old.id, aside(old))
@@ -100,6 +100,11 @@ def has_any(told: Mapping[str, Any], secrets: Sequence[str]) -> bool:
     config = part(told, "Config")
     entries = [entry for key in _WORDS for entry in config.get(key) or [] if isinstance(entry, str)]
     return any(_with(entry, [(secret, "")]) != entry for entry in entries for secret in secrets)
+
+
+def exchanged(entries: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Variables or words of a command with new secrets in the place of former ones."""
+    return [_with(entry, pairs) for entry in entries]
 
 
 def _with(entry: str, pairs: Sequence[tuple[str, str]]) -> str:
