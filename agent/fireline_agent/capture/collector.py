@@ -32,8 +32,10 @@ COLLECTORS: Final[Mapping[str, str]] = {
     "memory": "fireline_agent.capture.memory",
     "modules": "fireline_agent.capture.modules",
     "network": "fireline_agent.capture.network",
+    "postgres_activity": "fireline_agent.capture.postgres_activity",
     "processes": "fireline_agent.capture.processes",
     "recent_files": "fireline_agent.capture.recent_files",
+    "selected_files": "fireline_agent.capture.selected_files",
     "sessions": "fireline_agent.capture.sessions",
     "sockets": "fireline_agent.capture.sockets",
     "sysctl": "fireline_agent.capture.sysctl",
@@ -42,7 +44,7 @@ COLLECTORS: Final[Mapping[str, str]] = {
 
 # Collectors that ask a service of the host rather than its kernel: they don't wait for those before them in an order,
 # nor those after them for them, so that a slow Docker Engine does not hold up what is more volatile.
-BESIDE: Final = frozenset({"docker_containers", "docker_engine"})
+BESIDE: Final = frozenset({"docker_containers", "docker_engine", "postgres_activity"})
 
 
 class Absent(Exception):

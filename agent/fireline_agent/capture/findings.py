@@ -168,8 +168,16 @@ _CONTAINERS: Final = {
     ),
 }
 
+_DATABASES: Final = {
+    "postgres-not-answering": _critical(
+        "postgres_activity", meaning="The server is there and is down, starting, full of connections, or hangs."
+    ),
+}
+
 _ANY: Final = {
     "too-many-findings": _warning(meaning="A collector noted more than is kept: the rest is in its artifacts only."),
 }
 
-FINDINGS: Final[Mapping[str, Code]] = _HOST | _NETWORK | _PROCESSES | _INTRUSION | _KERNEL | _CONTAINERS | _ANY
+FINDINGS: Final[Mapping[str, Code]] = (
+    _HOST | _NETWORK | _PROCESSES | _INTRUSION | _KERNEL | _CONTAINERS | _DATABASES | _ANY
+)

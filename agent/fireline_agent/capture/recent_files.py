@@ -17,9 +17,9 @@ from typing import Any, Final
 from fireline_agent.capture.collector import Context, Sink, text
 from fireline_agent.capture.intrusion import judge_file
 from fireline_agent.capture.params import flag, number, refuse_unknown
-from fireline_agent.hands import procfs
+from fireline_agent.hands import procfs, walk
 from fireline_agent.hands.printable import shown
-from fireline_agent.hands.walk import File, Walk, born_ns, has_capabilities, link_target, open_quietly
+from fireline_agent.hands.walk import File, Walk
 
 VERSION = "1"
 
@@ -135,32 +135,32 @@ def _record(file: File, root: Path, look: _Look, sink: Sink) -> dict[str, Any]:
         "modified_ns": found.st_mtime_ns,
         "changed_ns": found.st_ctime_ns,
         "accessed_ns": found.st_atime_ns,
-        "born_ns": born_ns(file),
+        "born_ns": walk.born_ns(file),
     }
     if kind == stat.S_IFLNK:
-        target = link_target(file)
+        target = walk.link_target(file)
         return record if target is None else record | text("target", target)
     return record | _content(file, path, look, sink) if kind == stat.S_IFREG else record
 
 
 def _content(file: File, path: bytes, look: _Look, sink: Sink) -> dict[str, Any]:
-    descriptor = open_quietly(file)
+    descriptor = walk.open_quietly(file)
     if descriptor is None:
         return {"sha256": None, "lacks": "gone, another file by now, or it can't be opened"}
     with os.fdopen(descriptor, "rb", buffering=0) as opened:
         try:
             head = opened.read(_HEAD_BYTES)
-            is_mighty = has_capabilities(descriptor)
+            has_capabilities = walk.has_capabilities(descriptor)
             told = _hashed(opened, file.status.st_size, look)
         except OSError as error:
             return {"sha256": None, "lacks": error.strerror}
-    for severity, code, summary in judge_file(path, file.status.st_mode, head, has_capabilities=is_mighty):
+    for severity, code, summary in judge_file(path, file.status.st_mode, head, has_capabilities=has_capabilities):
         look.noted[code] += 1
         if look.noted[code] == _SHOWN_FINDINGS:
             summary += "; those after it stand in files/recent.jsonl only"
         if look.noted[code] <= _SHOWN_FINDINGS:
             sink.finding(severity, code, shown(path), summary)
-    return {"has_capabilities": is_mighty, **told}
+    return {"has_capabilities": has_capabilities, **told}
 
 
 def _hashed(opened: Any, size: int, look: _Look) -> dict[str, Any]:

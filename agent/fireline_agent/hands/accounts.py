@@ -21,6 +21,8 @@ _TIMEOUT_S: Final = 30.0  # usermod waits up to 15 s for a lock of its own
 _PAUSE_S: Final = 0.05
 _FIRST_USER: Final = 1000  # UID_MIN of login.defs where it says nothing
 _NOBODY: Final = 65534
+# Never PATH: on a suspect host another program may stand there.
+_PROGRAMS: Final = (Path("/usr/sbin/usermod"), Path("/sbin/usermod"), Path("/usr/bin/usermod"))
 _ENVIRONMENT: Final = {"LANG": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -80,7 +82,10 @@ def modify(name: str, root: Path, *options: str) -> None:
     Raises:
         OSError: it is not installed, failed, or did not end; the message holds what it said.
     """
-    argv = ["usermod", *(["--root", str(root)] if root != Path("/") else []), *options, "--", name]
+    program = next((p for p in _PROGRAMS if p.exists()), None)
+    if program is None:
+        raise OSError(f"usermod is not on this host (looked for {', '.join(map(str, _PROGRAMS))})")
+    argv = [str(program), *(["--root", str(root)] if root != Path("/") else []), *options, "--", name]
     try:
         subprocess.run(argv, check=True, capture_output=True, timeout=_TIMEOUT_S, env=_ENVIRONMENT, cwd="/")
     except subprocess.CalledProcessError as error:
@@ -88,8 +93,6 @@ def modify(name: str, root: Path, *options: str) -> None:
         raise OSError(f"usermod {' '.join(options)} {name}: {said or error}") from None
     except subprocess.TimeoutExpired:
         raise OSError(f"usermod {' '.join(options)} {name}: no end within {_TIMEOUT_S:g} s") from None
-    except FileNotFoundError:
-        raise OSError("usermod is not on this host (looked in /usr/sbin, /usr/bin, /sbin, /bin)") from None
 
 
 def processes_of(uid: int, proc: Path) -> list[tuple[int, int, str]]:

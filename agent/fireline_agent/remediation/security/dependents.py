@@ -7,12 +7,13 @@ Leaves to others: the secret itself.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
-from fireline_agent.hands import units
+from fireline_agent.hands import systemctl
 from fireline_agent.hands.docker import EngineError
 from fireline_agent.hands.printable import printable
+from fireline_agent.hands.systemctl import Systemctl, SystemctlError
 from fireline_agent.remediation.action import ActionError, Change, Tools
 from fireline_agent.remediation.container.reaching import changing, planned, reading
 from fireline_agent.remediation.container.selection import Container
@@ -26,10 +27,13 @@ DEPENDENTS: Final = Parameter(
     "what is started again with it, in this order: container:NAME, or service:UNIT of systemd",
     (),
 )
+T = TypeVar("T")
+
 KIND_CONTAINER: Final = "container"
 KIND_SERVICE: Final = "service"
 _NAME: Final = re.compile(r"(container|service):([A-Za-z0-9][A-Za-z0-9_.@\\-]{0,200})\Z")
 _STOP_S: Final = 10
+_UNIT_S: Final = 120.0  # a unit's own time-outs are 90 s
 _WELL_S: Final = 60.0
 
 
@@ -50,7 +54,7 @@ def changes(found: Sequence[Mapping[str, Any]]) -> tuple[Change, ...]:
 def do(tools: Tools, change: Change, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Start one again, and wait until it is well. `pairs`: former and new secrets, for what it was made with."""
     if change.kind == KIND_SERVICE:
-        _restart_unit(change.data["name"])
+        _restart_unit(tools, change.data["name"])
         return {}
     tools.tell(f"{change.data['name']} starts again with the new secret")
     with changing(tools) as engine:
@@ -76,7 +80,7 @@ def restart(tools: Tools, found: Sequence[Mapping[str, Any]]) -> None:
     """Start all of them again, by name, after an undo."""
     for one in found:
         if one["kind"] == KIND_SERVICE:
-            _restart_unit(one["name"])
+            _restart_unit(tools, one["name"])
             continue
         with changing(tools) as engine:
             engine.restart(one["name"], within_s=_STOP_S)
@@ -85,7 +89,7 @@ def restart(tools: Tools, found: Sequence[Mapping[str, Any]]) -> None:
 def unwell(tools: Tools, found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What is not well now, a sentence each."""
     services = [one["name"] for one in found if one["kind"] == KIND_SERVICE]
-    problems = [f"service {name} is {state}" for name in services if (state := units.state(name)) != "active"]
+    problems = [f"service {name} is {state}" for name in services if (state := _state(tools, name)) != "active"]
     names = [one["name"] for one in found if one["kind"] == KIND_CONTAINER]
     if names:
         with reading(tools) as engine:
@@ -105,7 +109,7 @@ def _gathered(tools: Tools, name: str, secrets: Sequence[str]) -> dict[str, Any]
         raise ActionError(f"dependents: wanted {wanted}, found {printable(name, limit=80)}", reason="refused")
     kind, plain = match[1], match[2]
     if kind == KIND_SERVICE:
-        return {"kind": kind, "name": plain, "id": _known_unit(plain)}
+        return {"kind": kind, "name": plain, "id": _known_unit(tools, plain)}
     with reading(tools) as engine:
         try:
             told = engine.inspect(plain)
@@ -128,18 +132,27 @@ def _change(one: Mapping[str, Any]) -> Change:
     return Change(KIND_CONTAINER, one["id"], does, dict(one))
 
 
-def _known_unit(name: str) -> str:
-    try:
-        state = units.state(name)
-    except OSError as error:
-        raise ActionError(f"dependents: service {name}: {error}", reason="unsupported") from None
-    if not state:
+def _known_unit(tools: Tools, name: str) -> str:
+    if not _state(tools, name):
         raise ActionError(f"dependents: systemd has no unit {name}", reason="not_found")
     return name
 
 
-def _restart_unit(name: str) -> None:
+def _state(tools: Tools, name: str) -> str:
+    """`active`, `failed`, …; empty where systemd has no such unit."""
+    found = _systemd(tools, lambda systemd: systemd.show(name, ("LoadState", "ActiveState")))
+    return "" if found.get("LoadState", "not-found") == "not-found" else found.get("ActiveState", "")
+
+
+def _restart_unit(tools: Tools, name: str) -> None:
+    _systemd(tools, lambda systemd: systemd.act("restart", name, timeout_s=_UNIT_S))
+
+
+def _systemd(tools: Tools, ask: Callable[[Systemctl], T]) -> T:
+    systemd = systemctl.find(tools.roots.root)
+    if systemd is None:
+        raise ActionError("dependents: systemd is not this host's service manager", reason="unsupported")
     try:
-        units.restart(name)
-    except OSError as error:
-        raise ActionError(f"service {name} does not start again: {error}") from None
+        return ask(systemd)
+    except SystemctlError as error:
+        raise ActionError(str(error)) from None
