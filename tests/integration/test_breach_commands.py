@@ -18,6 +18,7 @@ def _export(fleet: Fleet, document: dict[str, Any], file: Path) -> str:
     return str(file)
 
 
+@pytest.mark.slow
 def test_an_image_in_two_parts_is_put_together(fleet: Fleet, tmp_path: Path) -> None:
     """Captured, exported, verified, assembled: bit by bit the host's file; a part alone says what lacks."""
     content = b"head" * MIB + bytes(120 * MIB) + b"tail" * 1000
