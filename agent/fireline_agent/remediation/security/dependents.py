@@ -15,7 +15,7 @@ from fireline_agent.hands.docker import EngineError
 from fireline_agent.hands.printable import printable
 from fireline_agent.hands.systemctl import Systemctl, SystemctlError
 from fireline_agent.remediation.action import ActionError, Change, Tools
-from fireline_agent.remediation.container.reaching import changing, planned, reading
+from fireline_agent.remediation.container.reaching import changing, current, reading
 from fireline_agent.remediation.container.selection import Container
 from fireline_agent.remediation.container.waiting import until_well
 from fireline_agent.remediation.security import anew
@@ -58,12 +58,12 @@ def do(tools: Tools, change: Change, pairs: Sequence[tuple[str, str]]) -> dict[s
         return {}
     tools.tell(f"{change.data['name']} starts again with the new secret")
     with changing(tools) as engine:
-        planned(engine, change.subject, change.data["name"])
+        current(engine, change.data["id"], change.data["name"])
         if not change.data["is_made_anew"]:
-            engine.restart(change.subject, within_s=_STOP_S)
-            until_well(engine, change.subject, change.data["name"], within_s=_WELL_S)
+            engine.restart(change.data["id"], within_s=_STOP_S)
+            until_well(engine, change.data["id"], change.data["name"], within_s=_WELL_S)
             return {}
-        told = engine.inspect(change.subject)
+        told = engine.inspect(change.data["id"])
         return anew.put_in_place(engine, told, pairs=pairs, stop_s=_STOP_S, well_s=_WELL_S)
 
 
@@ -129,7 +129,7 @@ def _change(one: Mapping[str, Any]) -> Change:
         return Change(KIND_SERVICE, one["name"], f"systemctl restart {one['name']}", dict(one))
     how = "make it anew with the new secret in its environment" if one["is_made_anew"] else "docker restart"
     does = f"{how} {one['name']}" if not one["is_made_anew"] else f"{how} (container {one['name']})"
-    return Change(KIND_CONTAINER, one["id"], does, dict(one))
+    return Change(KIND_CONTAINER, f"{one['name']} ({one['id'][:12]})", does, dict(one))
 
 
 def _known_unit(tools: Tools, name: str) -> str:

@@ -209,21 +209,27 @@ def _bound(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stop(container: Container, document: Mapping[str, Any]) -> Change:
-    data = {"name": container.name, "made_with": document["made_with"]}
+    data = {"id": container.id, "name": container.name, "made_with": document["made_with"]}
     does = f"stop {container.title}, keep it as {aside(container)}"
-    return Change(rebuilding.STOP, container.id, does, data)
+    return Change(rebuilding.STOP, _subject(container), does, data)
 
 
 def _start(container: Container, document: Mapping[str, Any]) -> Change:
     image = document["wanted_image"]
     same = "the same image" if image == document["image_id"] else "another image"
     does = f"make {base_name(container.title)} anew on {image[:19]} ({same}), wait until it is well"
-    return Change(rebuilding.START, container.id, does, {"name": container.name, "image": image})
+    data = {"id": container.id, "name": container.name, "image": image}
+    return Change(rebuilding.START, _subject(container), does, data)
 
 
 def _let_in(container: Container, network: str) -> Change:
     does = f"docker network connect {network} {base_name(container.title)}"
-    return Change(rebuilding.TRAFFIC, container.id, does, {"name": container.name, "network": network})
+    data = {"id": container.id, "name": container.name, "network": network}
+    return Change(rebuilding.TRAFFIC, _subject(container), does, data)
+
+
+def _subject(container: Container) -> str:
+    return f"{container.title} ({container.id[:12]})"
 
 
 def _warnings(

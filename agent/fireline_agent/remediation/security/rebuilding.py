@@ -15,7 +15,7 @@ from fireline_agent.hands.printable import printable
 from fireline_agent.remediation.action import ActionError, Change, Tools
 from fireline_agent.remediation.compose.copying import config_of, other_networks
 from fireline_agent.remediation.compose.recreate import aside, base_name, made_with
-from fireline_agent.remediation.container.reaching import changing, planned
+from fireline_agent.remediation.container.reaching import changing, current
 from fireline_agent.remediation.container.selection import Container, part
 from fireline_agent.remediation.container.waiting import until_well
 
@@ -67,8 +67,8 @@ def discard(kept: Mapping[str, Any]) -> str:
 def stop(tools: Tools, change: Change, params: Mapping[str, Any]) -> dict[str, Any]:
     """Stop a container and put it aside under another name."""
     with changing(tools) as engine:
-        old = planned(engine, change.subject, change.data["name"])
-        told = engine.inspect(change.subject)
+        old = current(engine, change.data["id"], change.data["name"])
+        told = engine.inspect(change.data["id"])
         if made_with(told) != change.data["made_with"]:
             raise ActionError(f"{old.title} is set otherwise than when this was planned: plan again")
         if old.state == "paused":
@@ -83,11 +83,11 @@ def restart_old(tools: Tools, change: Change, kept: Mapping[str, Any]) -> str:
     """The former container under its name again, and started where it ran."""
     name = base_name(change.data["name"])
     with changing(tools) as engine:
-        planned(engine, change.subject, name)
-        engine.rename(change.subject, name)
-        engine.update(change.subject, {"RestartPolicy": dict(kept["policy"])})
+        current(engine, change.data["id"], name)
+        engine.rename(change.data["id"], name)
+        engine.update(change.data["id"], {"RestartPolicy": dict(kept["policy"])})
         if kept["was_up"]:
-            engine.start(change.subject)
+            engine.start(change.data["id"])
     return f"{printable(name)} is the former container again"
 
 
@@ -117,7 +117,7 @@ def start(tools: Tools, change: Change, params: Mapping[str, Any]) -> dict[str, 
     """A container anew on its pinned image, off the network that brings traffic, until it is well."""
     name = base_name(change.data["name"])
     with changing(tools) as engine:
-        told = engine.inspect(change.subject)
+        told = engine.inspect(change.data["id"])
         config = config_of(
             _without(told, params["traffic"]), old_image=_image_of(engine, told), image=change.data["image"]
         )
@@ -151,9 +151,9 @@ def let_traffic_in(tools: Tools, change: Change, params: Mapping[str, Any]) -> d
     """The new container on the network that brings traffic, as the former one was on it."""
     name = base_name(change.data["name"])
     with changing(tools) as engine:
-        endpoints = part(engine.inspect(change.subject), "NetworkSettings", "Networks")
+        endpoints = part(engine.inspect(change.data["id"]), "NetworkSettings", "Networks")
         former = part(endpoints, params["traffic"])
-        aliases = [alias for alias in former.get("Aliases") or [] if alias != change.subject[:12]]
+        aliases = [alias for alias in former.get("Aliases") or [] if alias != change.data["id"][:12]]
         kept = {key: former[key] for key in ("IPAMConfig", "Links", "DriverOpts") if former.get(key)}
         engine.join(name, params["traffic"], {**kept, **({"Aliases": aliases} if aliases else {})})
     return {"name": name}
@@ -207,7 +207,7 @@ def well(engine: ChangingEngine, changes: tuple[Change, ...], network: str) -> l
             continue
         told = engine.inspect(base_name(change.data["name"]))
         now = Container.inspected(told)
-        if change.kind == START and (told.get("Image") != change.data["image"] or now.replaces != change.subject):
+        if change.kind == START and (told.get("Image") != change.data["image"] or now.replaces != change.data["id"]):
             problems.append(f"{now.title} is not the new one on its pinned image")
         elif change.kind == START and (now.state != "running" or now.health == "unhealthy"):
             problems.append(f"{now.title} is {now.state}, {now.health}")
