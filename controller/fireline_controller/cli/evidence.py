@@ -315,7 +315,7 @@ _IMAGE_HELP = options.manual(
     "Put the raw image of a disk together from exported evidence.",
     "Every file is verified first. The segments of several captures, taken in parts or after an interruption, make one "
     "image; where one lacks it is said at which offset to capture on. Places without data stay holes in the file.",
-    examples=("fireline evidence image part1.fireline part2.fireline -o vda.img --ca ca.pem",),
+    examples=("fireline evidence image part1.fireline part2.fireline --output vda.img --ca ca.pem",),
     exits="Exit status: 0 written, and its hash is said; 1 a file does not verify, or segments lack; 2 usage.",
 )
 
