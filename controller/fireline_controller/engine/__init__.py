@@ -15,7 +15,7 @@ from fireline_controller.engine.fleet import Hosts
 from fireline_controller.engine.foresight import Planned
 from fireline_controller.engine.incidents import Incidents, IncidentView
 from fireline_controller.engine.isolations import HostIsolations, Isolations
-from fireline_controller.engine.locks import Locks, NoLocks
+from fireline_controller.engine.locks import Locks
 from fireline_controller.engine.operations import Operations, Running
 from fireline_controller.engine.operators import OnDenied, Operator, Operators, current
 from fireline_controller.engine.orders import Orders
@@ -24,6 +24,7 @@ from fireline_controller.engine.records import Records
 from fireline_controller.engine.remediations import Outlook, Remediations
 from fireline_controller.engine.returning import Returning
 from fireline_controller.engine.settling import lineage
+from fireline_controller.engine.suggestions import Suggestions
 from fireline_controller.engine.upkeep import Upkeep
 from fireline_controller.engine.values import Finished, IsolationWish, News, Progress, Started, TargetSpec, Wish
 from fireline_controller.hosts import Fleet
@@ -38,7 +39,6 @@ __all__ = [
     "HostIsolations",
     "IncidentView",
     "IsolationWish",
-    "Locks",
     "News",
     "Operator",
     "Outlook",
@@ -71,7 +71,6 @@ class Engine:
         folder: Path,
         now: Callable[[], datetime],
         on_denied: OnDenied = lambda version, serials: None,
-        locks: Locks | None = None,
     ) -> None:
         self._store = store
         self._fleet = fleet
@@ -84,14 +83,16 @@ class Engine:
         self.approvals = Approvals(store, folder / "policy.toml", lambda tx, at: current(tx, authority(), at), now)
         self.hosts = Hosts(store, fleet, self.approvals, now)
         self.incidents = Incidents(store, now)
+        self.suggestions = Suggestions(folder, self.incidents, self.hosts)
         self.records = Records(store, vault, authority, folder / "authorities", now)
         self.operators = Operators(store, authority, self.approvals, on_denied, now)
         orders = Orders(authority, settings)
         self.isolations = Isolations(
             self._rooms, fleet, self.operations, self.approvals, orders=orders, profile=self._profile
         )
+        self.locks = Locks(store, now)
         self.remediations = Remediations(
-            self._rooms, fleet, self.operations, self.approvals, locks or NoLocks(), capture=self._captured
+            self._rooms, fleet, self.operations, self.approvals, self.locks, capture=self._captured
         )
         self._returning = Returning(self._rooms, fleet, orders, self.isolations.isolate)
         self.upkeep = Upkeep(store, fleet, authority, settings, now, on_seen=self._returning.seen)

@@ -12,7 +12,7 @@ from fireline_controller.engine import remediating, safeguard, settling
 from fireline_controller.engine import remediation_entries as entries
 from fireline_controller.engine.approvals import Approvals
 from fireline_controller.engine.collect import Rooms
-from fireline_controller.engine.locks import Locks
+from fireline_controller.engine.locks import Holder, Locks
 from fireline_controller.engine.operations import Operations, Running
 from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.remediating import HostAction, Subject
@@ -180,7 +180,7 @@ class Remediations:
         await self._require_known(wish, "remediate")
         whole = wish if wish.target.retry_of else await self._addressed(wish, plan.reports)
         chain = await self._rooms.store.read(lambda tx: _chain(tx, wish))
-        held = owner or f"{wish.operator}'s command {token_hex(4)}"
+        held = owner or f"command {token_hex(4)}"
 
         async def ask(target: Target) -> Permit:
             _require_planned(plan, target)
@@ -194,7 +194,7 @@ class Remediations:
                     wish.operator, wish.incident_id, plan.spec.name, waived, without_evidence, now
                 )
                 await self._rooms.store.run(lambda tx: tx.append(entry))
-            await self._lock(target, held, wish)
+            await self._lock(target, held, wish, summary)
             return permit
 
         async def work(running: Running, host: Host) -> HostOutcome:
@@ -231,14 +231,14 @@ class Remediations:
             raise EmptyTarget(f"nothing that {operation_id} did can be taken back")
         whole = wish if wish.target.retry_of else await self._addressed(wish, reports)
         chain = await self._rooms.store.read(lambda tx: _chain(tx, wish))
-        held = owner or f"{wish.operator}'s command {token_hex(4)}"
+        held = owner or f"command {token_hex(4)}"
         first = next(iter(reports.values()))
         parameters = {"undo": operation_id, "action": first.action, "risk": first.risk}
 
         async def ask(target: Target) -> Permit:
             summary = f"take back {first.action} of {operation_id} on {target.folded}"
             permit = await self._approvals.require("remediate", target, parameters, wish, summary=summary)
-            await self._lock(target, held, wish)
+            await self._lock(target, held, wish, summary)
             return permit
 
         async def work(running: Running, host: Host) -> HostOutcome:
@@ -308,9 +308,9 @@ class Remediations:
         )
         raise PolicyError(message, reason="no_evidence")
 
-    async def _lock(self, target: Target, owner: str, wish: Wish) -> None:
+    async def _lock(self, target: Target, owner: str, wish: Wish, what: str) -> None:
         lasts = timedelta(seconds=wish.overall_deadline_s or self._rooms.settings.fanout.overall_deadline_s)
-        await self._locks.take(target.hosts, owner, until=self._rooms.now() + lasts + _LOCK_SPARE)
+        await self._locks.take(Holder(owner, wish.operator, what), target.hosts, lasts=lasts + _LOCK_SPARE)
 
     def _leave(self, held: str, owner: str) -> Callable[[], Awaitable[None]]:
         async def leave() -> None:

@@ -1963,6 +1963,97 @@ class Incident(_message.Message):
 Global___Incident: _TypeAlias = Incident  # noqa: Y015
 
 @_typing.final
+class SuggestRunbooksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    incident_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        incident_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestRunbooksRequest: _TypeAlias = SuggestRunbooksRequest  # noqa: Y015
+
+@_typing.final
+class SuggestRunbooksReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    AFFECTED_FIELD_NUMBER: _builtins.int
+    SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    severity: _builtins.str
+    title: _builtins.str
+    @_builtins.property
+    def affected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is affected (database, storage, …), each with its reason in words."""
+
+    @_builtins.property
+    def suggestions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunbookSuggestion]:
+        """Best first."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Runbooks in the state folder that are wrong, and so were not looked at."""
+
+    def __init__(
+        self,
+        *,
+        severity: _builtins.str = ...,
+        title: _builtins.str = ...,
+        affected: _abc.Iterable[_builtins.str] | None = ...,
+        suggestions: _abc.Iterable[Global___RunbookSuggestion] | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "problems", b"problems", "severity", b"severity", "suggestions", b"suggestions", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestRunbooksReply: _TypeAlias = SuggestRunbooksReply  # noqa: Y015
+
+@_typing.final
+class RunbookSuggestion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    summary: _builtins.str
+    points: _builtins.int
+    """How well it fits beside the others; means nothing by itself."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The strongest first."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        points: _builtins.int = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "points", b"points", "reasons", b"reasons", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunbookSuggestion: _TypeAlias = RunbookSuggestion  # noqa: Y015
+
+@_typing.final
 class ListIncidentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

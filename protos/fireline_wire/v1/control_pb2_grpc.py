@@ -164,6 +164,11 @@ class ControlStub(object):
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.UndoActionsRequest.SerializeToString,
                 response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
                 _registered_method=True)
+        self.SuggestRunbooks = channel.unary_unary(
+                '/fireline_wire.v1.Control/SuggestRunbooks',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksReply.FromString,
+                _registered_method=True)
         self.ListIncidents = channel.unary_unary(
                 '/fireline_wire.v1.Control/ListIncidents',
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.ListIncidentsRequest.SerializeToString,
@@ -392,6 +397,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SuggestRunbooks(self, request, context):
+        """Which runbooks fit an incident, and why. Starts nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListIncidents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -586,6 +598,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.UndoActions,
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.UndoActionsRequest.FromString,
                     response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
+            ),
+            'SuggestRunbooks': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuggestRunbooks,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksReply.SerializeToString,
             ),
             'ListIncidents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListIncidents,
@@ -1340,6 +1357,33 @@ class Control(object):
             '/fireline_wire.v1.Control/UndoActions',
             fireline__wire_dot_v1_dot_control__pb2.UndoActionsRequest.SerializeToString,
             fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuggestRunbooks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/SuggestRunbooks',
+            fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,8 @@ class ControlStub:
     """Does what was planned, on the hosts of the plan, and nothing else."""
     UndoActions: _aio.UnaryStreamMultiCallable[_control_pb2.UndoActionsRequest, _control_pb2.OperationEvent]
     """Takes back what an application did, on each host the last change first."""
+    SuggestRunbooks: _aio.UnaryUnaryMultiCallable[_control_pb2.SuggestRunbooksRequest, _control_pb2.SuggestRunbooksReply]
+    """Which runbooks fit an incident, and why. Starts nothing."""
     ListIncidents: _aio.UnaryUnaryMultiCallable[_control_pb2.ListIncidentsRequest, _control_pb2.ListIncidentsReply]
     ShowIncident: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowIncidentRequest, _control_pb2.Incident]
     AddNote: _aio.UnaryUnaryMultiCallable[_control_pb2.AddNoteRequest, _control_pb2.JournalLine]
@@ -269,6 +271,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_control_pb2.UndoActionsRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
     ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]:
         """Takes back what an application did, on each host the last change first."""
+
+    @_abc_1.abstractmethod
+    def SuggestRunbooks(
+        self,
+        request: _control_pb2.SuggestRunbooksRequest,
+        context: _aio.ServicerContext[_control_pb2.SuggestRunbooksRequest, _abc.Awaitable[_control_pb2.SuggestRunbooksReply]],
+    ) -> _abc.Awaitable[_control_pb2.SuggestRunbooksReply]:
+        """Which runbooks fit an incident, and why. Starts nothing."""
 
     @_abc_1.abstractmethod
     def ListIncidents(
