@@ -10,7 +10,7 @@ import json
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
@@ -193,6 +193,8 @@ class ActionSpec:
         results: what it tells.
         evidence: collectors that keep what the action would destroy; a destructive action without a sealed capture of
             them is refused (I3).
+        evidence_params: what each of those collectors is told, by its name; a text `$NAME` stands for the action's
+            own parameter, so that what is kept is what is destroyed.
         undo: how it is taken back, in words; empty where it can't be.
         needs: what the host must have: `docker`, `compose`, `systemd`, `postgresql`, ….
     """
@@ -205,6 +207,23 @@ class ActionSpec:
     evidence: tuple[str, ...] = ()
     undo: str = ""
     needs: tuple[str, ...] = ()
+    evidence_params: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def evidence_orders(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The collectors that keep what these parameters would destroy, with what each is told.
+
+        Raises:
+            BadValue: as `check`.
+        """
+        params = self.check(given)
+        orders: dict[str, dict[str, Any]] = {}
+        for collector in self.evidence:
+            told = {
+                name: params[value[1:]] if value.startswith("$") else value
+                for name, value in self.evidence_params.get(collector, {}).items()
+            }
+            orders[collector] = {name: value for name, value in told.items() if value is not None}
+        return orders
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters of the action, those not given at their defaults; a None stands for one that was left out.
@@ -253,14 +272,41 @@ class ActionSpec:
 @cache
 def catalogue() -> Mapping[str, ActionSpec]:
     """Every action of this version, by name."""
+    return read_catalogue()
+
+
+def read_catalogue() -> Mapping[str, ActionSpec]:
+    """The same, and nothing of it is kept in memory: for an agent at rest."""
     documents = json.loads((files("fireline_wire") / "actions.json").read_text())
     return {spec.name: spec for spec in map(ActionSpec.from_document, documents)}
+
+
+def bounded(result: Mapping[str, Any], limit_bytes: int) -> dict[str, Any]:
+    """A result that fits as JSON: the longest lists are cut in half until it does, and `truncated` names them.
+
+    What still does not fit is left out, and named too.
+    """
+    kept, cut = dict(result), set[str]()
+    while kept and len(_as_json({**kept, "truncated": sorted(cut)})) > limit_bytes:
+        sizes = {name: len(_as_json(value)) for name, value in kept.items()}
+        largest = max(sizes, key=lambda name: (sizes[name], name))
+        value = kept[largest]
+        cut.add(largest)
+        if isinstance(value, list) and len(value) > 1:
+            kept[largest] = value[: len(value) // 2]
+        else:
+            del kept[largest]
+    return {**kept, "truncated": sorted(cut)} if cut else kept
 
 
 def nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     """A hint for a name that is not known."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _texts(value: Any) -> Sequence[str]:

@@ -1,7 +1,8 @@
 """Asks the Docker Engine through its API. Nothing that it answers is trusted: not size, time or shape.
 
-Changes nothing but that a container is paused and let go on, for an isolation. The SDK costs 19 MB of memory, so it is
-imported when an engine is asked for the first time, in a process that ends soon.
+Changes nothing but that a container is paused and let go on, for an isolation, and runs what it is told to in a
+container. The SDK costs 19 MB of memory, so it is imported when an engine is asked for the first time, in a process
+that ends soon.
 Leaves to others: what is asked for and what stands out.
 """
 
@@ -11,7 +12,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -25,6 +26,7 @@ _MAX_DETAIL: Final = 200  # of the engine's own words in a message
 _CONNECTIONS: Final = 32  # kept open for callers that ask from several threads
 _OLDEST_API: Final = "1.24"  # the SDK's own floor
 _ONE_SHOT_MINOR: Final = 41
+_BODYLESS: Final = (204, 304)  # RFC 9110, section 6.4.1
 _API_VERSION: Final = re.compile(r"1\.\d{1,3}\Z")
 _ID: Final = re.compile(r"[0-9a-f]{64}\Z")
 _FRAME: Final = struct.Struct(">B3xI")  # Docker Engine API, "Stream format" of container attach
@@ -53,6 +55,16 @@ def is_id(value: Any) -> bool:
     return isinstance(value, str) and _ID.match(value) is not None
 
 
+def called(container: Any) -> set[str]:
+    """What a container of the engine's list is called: its names, its id, and its service in Compose."""
+    if not isinstance(container, dict):
+        return set()
+    names, labels = container.get("Names"), container.get("Labels")
+    service = labels.get("com.docker.compose.service") if isinstance(labels, dict) else None
+    listed = [str(name).lstrip("/") for name in names] if isinstance(names, list) else []
+    return {str(word) for word in (*listed, service, container.get("Id")) if word}
+
+
 class Engine:
     """One engine behind a unix socket. Every method asks once, under limits of time and size; all raise EngineError.
 
@@ -72,17 +84,18 @@ class Engine:
         """The engine's state and settings."""
         return self._ask("info", lambda: self._client.info(), dict)
 
-    def containers(self) -> list[Any]:
-        """All containers, running or not, as `docker ps -a` lists them."""
-        return self._ask("containers", lambda: self._client.containers(all=True), list)
+    def containers(self, *, with_sizes: bool = False) -> list[Any]:
+        """All containers, running or not, as `docker ps -a` lists them; their sizes take the engine a walk of each."""
+        return self._ask("containers", lambda: self._client.containers(all=True, size=with_sizes), list)
 
     def inspect(self, container: str) -> dict[str, Any]:
         """All that the engine knows of a container."""
         return self._ask(f"inspect {container[:12]}", lambda: self._client.inspect_container(container), dict)
 
-    def top(self, container: str) -> dict[str, Any]:
-        """A running container's processes, as the host sees them."""
-        return self._ask(f"top {container[:12]}", lambda: self._client.top(container), dict)
+    def top(self, container: str, *, columns: str | None = None) -> dict[str, Any]:
+        """A running container's processes, as the host sees them; `columns` as `ps -o` names them, with `pid`."""
+        options = {"ps_args": f"-o {columns}"} if columns else {}
+        return self._ask(f"top {container[:12]}", lambda: self._client.top(container, **options), dict)
 
     def changes(self, container: str) -> list[Any]:
         """Paths that differ from the container's image."""
@@ -104,6 +117,24 @@ class Engine:
     def unpause(self, container: str) -> None:
         """Let them go on."""
         self._do(f"unpause {container[:12]}", lambda: self._client.unpause(container))
+
+    def execute(self, container: str, argv: Sequence[str], *, user: str = "") -> tuple[int, bytes, bytes]:
+        """Run a program in a running container to its end: exit status, standard output, standard error.
+
+        It gets no input. Everybody in the container can read its arguments.
+        """
+        what = f"exec in {container[:12]}"
+        order = {"Cmd": list(argv), "User": user, "AttachStdout": True, "AttachStderr": True}
+        with self._asking(what):
+            created = self._client._post_json(self._client._url(f"/containers/{container}/exec"), data=order)
+            identity = self._client._result(created, True)["Id"]
+            if not is_id(identity):
+                raise ValueError(f"wanted the exec's id, found {identity!r}")
+            kept = {"stdout": b"", "stderr": b""}
+            for stream, piece in frames(self._started(identity)):
+                kept[stream] += piece
+            status = self._client.exec_inspect(identity)["ExitCode"]
+            return int(status), kept["stdout"], kept["stderr"]
 
     def images(self) -> list[Any]:
         """All images, with the intermediate ones left out."""
@@ -133,10 +164,6 @@ class Engine:
             body = self._body(f"/containers/{container}/logs", parameters)
             yield from (("stdout", piece) for piece in body) if is_tty else frames(body)
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
     def _body(self, path: str, parameters: Mapping[str, str]) -> Iterator[bytes]:
         # The SDK's own streaming calls take the time-out off the socket; these don't.
         response = self._client._get(self._client._url(path), params=parameters, stream=True)
@@ -149,6 +176,16 @@ class Engine:
     def _do(self, what: str, call: Callable[[], Any]) -> None:
         with self._asking(what):
             call()
+
+    def _started(self, execution: str) -> Iterator[bytes]:
+        order = {"Detach": False, "Tty": False}
+        url = self._client._url(f"/exec/{execution}/start")
+        response = self._client._post_json(url, data=order, stream=True)
+        try:
+            self._client._raise_for_status(response)
+            yield from response.iter_content(64 << 10)
+        finally:
+            response.close()
 
     def _ask(self, what: str, call: Callable[[], Any], wanted: type[_T]) -> _T:
         with self._asking(what):
@@ -173,11 +210,22 @@ class Engine:
 
 @contextmanager
 def connect(path: Path, *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Engine]:
-    """Connect to the engine and agree on an API version. `timeout_s` holds until the first byte, and between bytes.
+    """Connect to the engine. `timeout_s` holds until the first byte of an answer, and between bytes.
 
     Raises:
         EngineAbsent: the socket is not there.
         EngineError: the SDK is missing, or the engine refuses, hangs or answers garbage.
+    """
+    with client_of(path, timeout_s=timeout_s) as client:
+        yield Engine(path, client)
+
+
+@contextmanager
+def client_of(path: Path, *, timeout_s: float) -> Iterator[Any]:
+    """The SDK's low-level client, agreed with the engine on an API version; for what hands build on it.
+
+    Raises:
+        EngineAbsent, EngineError: as `connect`.
     """
     _knock(path, timeout_s=timeout_s)
     client_class, base_url = _client_class(), f"unix://{path}"
@@ -189,11 +237,10 @@ def connect(path: Path, *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Engine
             client = client_class(base_url=base_url, version=version, timeout=timeout_s, max_pool_size=_CONNECTIONS)
     finally:
         first.close()
-    engine = Engine(path, client)
     try:
-        yield engine
+        yield client
     finally:
-        engine.close()
+        client.close()
 
 
 def _knock(path: Path, *, timeout_s: float) -> None:
@@ -279,6 +326,8 @@ def _client_class() -> Any:
             # Every body is streamed, so that its size is checked before it is in memory.
             response = super().send(request, **options | {"stream": True})
             response.raw = _Bounded(response.raw)
+            if response.status_code in _BODYLESS or response.headers.get("Content-Length") == "0":
+                _ = response.content  # the SDK reads no answer of this kind, and its connection would stay open
             return response
 
         def _result(self, response: Any, json: bool = False, binary: bool = False) -> Any:

@@ -1,1 +1,1 @@
-"""Services, and the network of the host. One module is one action, unless it says otherwise."""
+"""Actions on the system itself: processes, services, the network. One module, one action."""
