@@ -29,7 +29,7 @@ from fireline_agent.hands import docker
 from fireline_agent.hands.printable import printable
 from fireline_agent.hands.roots import Roots
 
-BLOCK_BYTES: Final = 4 << 20
+BLOCK_BYTES: Final = 1 << 20
 MAX_FILES: Final = 2000
 _SPARE_BYTES: Final = 1 << 20  # for the rest of a line and lines before it; a longer line comes in pieces
 _MAX_BEFORE_BYTES: Final = 1 << 18
