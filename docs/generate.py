@@ -330,8 +330,8 @@ def _findings() -> list[tuple[str, str, str, str]]:
 
 def action_specs() -> list[ActionSpec]:
     """The specification of every action that the agent has, by name; a module below an area's package is one action."""
-    names = [m.name for m in pkgutil.walk_packages(remediation.__path__, "") if "." in m.name and not m.ispkg]
-    found = (getattr(importlib.import_module(f"fireline_agent.remediation.{name}"), "ACTION", None) for name in names)
+    modules = pkgutil.walk_packages(remediation.__path__, f"{remediation.__name__}.")
+    found = (getattr(importlib.import_module(module.name), "ACTION", None) for module in modules if not module.ispkg)
     return sorted((action.spec for action in found if action is not None), key=lambda spec: spec.name)
 
 

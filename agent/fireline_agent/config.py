@@ -65,6 +65,15 @@ class Config:
     # Share of the disk's time, 1 to 1000; 100 is the normal one.
     collector_io_weight: int = 50
 
+    # Actions at once, plans among them. They wait for nothing else, and nothing for them (I9).
+    action_slots: int = 8
+    # One action, from its start to its proof, whatever the caller's time-out.
+    action_deadline_s: int = 3600
+    # Memory of one action, children included.
+    action_memory_bytes: int = 512 << 20
+    # How long the record of an action is kept that its undo needs.
+    action_keep_s: int = 90 * 24 * 3600
+
     def __post_init__(self) -> None:
         _check_listen(self.listen)
         for path in (self.state, self.policy, self.docker_socket):
@@ -96,6 +105,11 @@ class Config:
     def spool(self) -> Path:
         """Where captures are kept until the controller has them."""
         return self.state / "spool"
+
+    @property
+    def remediations(self) -> Path:
+        """The records of what actions did here."""
+        return self.state / "remediations"
 
 
 _MAY_BE_ZERO: Final = frozenset({"spool_reserve_bytes", "drain_s"})

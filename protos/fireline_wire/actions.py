@@ -253,14 +253,41 @@ class ActionSpec:
 @cache
 def catalogue() -> Mapping[str, ActionSpec]:
     """Every action of this version, by name."""
+    return read_catalogue()
+
+
+def read_catalogue() -> Mapping[str, ActionSpec]:
+    """The same, and nothing of it is kept in memory: for an agent at rest."""
     documents = json.loads((files("fireline_wire") / "actions.json").read_text())
     return {spec.name: spec for spec in map(ActionSpec.from_document, documents)}
+
+
+def bounded(result: Mapping[str, Any], limit_bytes: int) -> dict[str, Any]:
+    """A result that fits as JSON: the longest lists are cut in half until it does, and `truncated` names them.
+
+    What still does not fit is left out, and named too.
+    """
+    kept, cut = dict(result), set[str]()
+    while kept and len(_as_json({**kept, "truncated": sorted(cut)})) > limit_bytes:
+        sizes = {name: len(_as_json(value)) for name, value in kept.items()}
+        largest = max(sizes, key=lambda name: (sizes[name], name))
+        value = kept[largest]
+        cut.add(largest)
+        if isinstance(value, list) and len(value) > 1:
+            kept[largest] = value[: len(value) // 2]
+        else:
+            del kept[largest]
+    return {**kept, "truncated": sorted(cut)} if cut else kept
 
 
 def nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     """A hint for a name that is not known."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _texts(value: Any) -> Sequence[str]:

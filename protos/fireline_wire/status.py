@@ -40,6 +40,7 @@ _CODES: Final = {
     "plan_changed": code_pb2.ABORTED,
     "no_evidence": code_pb2.FAILED_PRECONDITION,
     "host_locked": code_pb2.ABORTED,
+    "action_refused": code_pb2.FAILED_PRECONDITION,
     "internal": code_pb2.INTERNAL,
 }
 

@@ -26,6 +26,7 @@ _MAX_DETAIL: Final = 200  # of the engine's own words in a message
 _CONNECTIONS: Final = 32  # kept open for callers that ask from several threads
 _OLDEST_API: Final = "1.24"  # the SDK's own floor
 _ONE_SHOT_MINOR: Final = 41
+_BODYLESS: Final = (204, 304)  # RFC 9110, section 6.4.1
 _API_VERSION: Final = re.compile(r"1\.\d{1,3}\Z")
 _ID: Final = re.compile(r"[0-9a-f]{64}\Z")
 _FRAME: Final = struct.Struct(">B3xI")  # Docker Engine API, "Stream format" of container attach
@@ -83,17 +84,18 @@ class Engine:
         """The engine's state and settings."""
         return self._ask("info", lambda: self._client.info(), dict)
 
-    def containers(self) -> list[Any]:
-        """All containers, running or not, as `docker ps -a` lists them."""
-        return self._ask("containers", lambda: self._client.containers(all=True), list)
+    def containers(self, *, with_sizes: bool = False) -> list[Any]:
+        """All containers, running or not, as `docker ps -a` lists them; their sizes take the engine a walk of each."""
+        return self._ask("containers", lambda: self._client.containers(all=True, size=with_sizes), list)
 
     def inspect(self, container: str) -> dict[str, Any]:
         """All that the engine knows of a container."""
         return self._ask(f"inspect {container[:12]}", lambda: self._client.inspect_container(container), dict)
 
-    def top(self, container: str) -> dict[str, Any]:
-        """A running container's processes, as the host sees them."""
-        return self._ask(f"top {container[:12]}", lambda: self._client.top(container), dict)
+    def top(self, container: str, *, columns: str | None = None) -> dict[str, Any]:
+        """A running container's processes, as the host sees them; `columns` as `ps -o` names them, with `pid`."""
+        options = {"ps_args": f"-o {columns}"} if columns else {}
+        return self._ask(f"top {container[:12]}", lambda: self._client.top(container, **options), dict)
 
     def changes(self, container: str) -> list[Any]:
         """Paths that differ from the container's image."""
@@ -162,10 +164,6 @@ class Engine:
             body = self._body(f"/containers/{container}/logs", parameters)
             yield from (("stdout", piece) for piece in body) if is_tty else frames(body)
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
     def _body(self, path: str, parameters: Mapping[str, str]) -> Iterator[bytes]:
         # The SDK's own streaming calls take the time-out off the socket; these don't.
         response = self._client._get(self._client._url(path), params=parameters, stream=True)
@@ -212,11 +210,22 @@ class Engine:
 
 @contextmanager
 def connect(path: Path, *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Engine]:
-    """Connect to the engine and agree on an API version. `timeout_s` holds until the first byte, and between bytes.
+    """Connect to the engine. `timeout_s` holds until the first byte of an answer, and between bytes.
 
     Raises:
         EngineAbsent: the socket is not there.
         EngineError: the SDK is missing, or the engine refuses, hangs or answers garbage.
+    """
+    with client_of(path, timeout_s=timeout_s) as client:
+        yield Engine(path, client)
+
+
+@contextmanager
+def client_of(path: Path, *, timeout_s: float) -> Iterator[Any]:
+    """The SDK's low-level client, agreed with the engine on an API version; for what hands build on it.
+
+    Raises:
+        EngineAbsent, EngineError: as `connect`.
     """
     _knock(path, timeout_s=timeout_s)
     client_class, base_url = _client_class(), f"unix://{path}"
@@ -228,11 +237,10 @@ def connect(path: Path, *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Engine
             client = client_class(base_url=base_url, version=version, timeout=timeout_s, max_pool_size=_CONNECTIONS)
     finally:
         first.close()
-    engine = Engine(path, client)
     try:
-        yield engine
+        yield client
     finally:
-        engine.close()
+        client.close()
 
 
 def _knock(path: Path, *, timeout_s: float) -> None:
@@ -318,6 +326,8 @@ def _client_class() -> Any:
             # Every body is streamed, so that its size is checked before it is in memory.
             response = super().send(request, **options | {"stream": True})
             response.raw = _Bounded(response.raw)
+            if response.status_code in _BODYLESS or response.headers.get("Content-Length") == "0":
+                _ = response.content  # the SDK reads no answer of this kind, and its connection would stay open
             return response
 
         def _result(self, response: Any, json: bool = False, binary: bool = False) -> Any:

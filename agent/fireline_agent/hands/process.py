@@ -31,10 +31,13 @@ _SPARE_ADDRESS_BYTES: Final = 256 << 20  # what the interpreter maps before a co
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-async def start_module(module: str, *arguments: str, stderr: IO[bytes]) -> asyncio.subprocess.Process:
+async def start_module(
+    module: str, *arguments: str, stderr: IO[bytes], line_bytes: int = 1 << 16
+) -> asyncio.subprocess.Process:
     """Start a module of this program in a process and session of its own, with pipes to it.
 
-    It finds the same packages as this process and inherits nothing else of its environment.
+    It finds the same packages as this process and inherits nothing else of its environment. No line that it writes may
+    be longer than `line_bytes`.
     """
     return await asyncio.create_subprocess_exec(
         *module_command(module, arguments),
@@ -44,6 +47,7 @@ async def start_module(module: str, *arguments: str, stderr: IO[bytes]) -> async
         cwd="/",
         env=module_environment(),
         start_new_session=True,
+        limit=line_bytes,
     )
 
 

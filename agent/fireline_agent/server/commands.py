@@ -81,11 +81,27 @@ class Commands:
             RefusedError: request_mismatch, fenced or disk_full.
         """
         async with self._changing:
-            first = await self._with_room(self.begin, command)
+            first = await self.begin_with_room(command)
             if first is None:
                 first = await act()
-                await self._with_room(self.finish, command.request_id, first)
+                await self.finish_with_room(command.request_id, first)
             return first
+
+    async def begin_with_room(self, command: Command) -> bytes | None:
+        """As `begin`; what is set aside is used where the disk is full.
+
+        Raises:
+            RefusedError: as `begin`, or disk_full.
+        """
+        return await self._with_room(self.begin, command)
+
+    async def finish_with_room(self, request_id: str, reply: bytes) -> None:
+        """As `finish`; what is set aside is used where the disk is full.
+
+        Raises:
+            RefusedError: disk_full.
+        """
+        await self._with_room(self.finish, request_id, reply)
 
     async def _with_room(self, note: Callable[..., Awaitable[T]], *arguments: object) -> T:
         try:

@@ -31,6 +31,7 @@ class Described:
 
     machine: Facts
     collectors: Sequence[str]
+    actions: Sequence[str]
     hierarchy: Hierarchy
     # How far this host can be isolated, and what it lacks for more.
     isolation: str
@@ -109,6 +110,7 @@ class HostService(host_pb2_grpc.HostServicer):
                 received_at=received,
                 certificate_not_after=_timestamp(held.not_after),
                 collectors=described.collectors,
+                actions=described.actions,
                 lacks=(*described.hierarchy.lacks, *described.isolation_lacks),
                 isolation=described.isolation,
                 cgroup=described.hierarchy.kind,

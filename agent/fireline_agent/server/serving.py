@@ -23,6 +23,9 @@ from fireline_agent.isolation.guardian import Guardian, open_guardian
 from fireline_agent.isolation.upkeep import Kind, News
 from fireline_agent.ledger import Ledger
 from fireline_agent.policy import Policy
+from fireline_agent.remediation.order import Means
+from fireline_agent.remediation.record import Records
+from fireline_agent.remediation.runner import Runner as ActionRunner
 from fireline_agent.server.capture import CaptureService
 from fireline_agent.server.commands import Commands
 from fireline_agent.server.edge import Places
@@ -31,14 +34,16 @@ from fireline_agent.server.host import Described, HostService
 from fireline_agent.server.isolation import IsolationService
 from fireline_agent.server.keyring import Keyring
 from fireline_agent.server.orders import Terms
+from fireline_agent.server.remediation import RemediationService
 from fireline_agent.server.sessions import Sessions
 from fireline_agent.server.transfer import Transfer
 from fireline_agent.server.witness import WitnessService
 from fireline_wire import tls
+from fireline_wire.actions import read_catalogue
 from fireline_wire.guard import DenyList, RoleGuard
 from fireline_wire.identity import Role
 from fireline_wire.transfer import CHANNEL_ARGUMENTS
-from fireline_wire.v1 import capture_pb2_grpc, host_pb2, host_pb2_grpc, isolation_pb2_grpc
+from fireline_wire.v1 import capture_pb2_grpc, host_pb2, host_pb2_grpc, isolation_pb2_grpc, remediation_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +57,7 @@ _ARGUMENTS: Final = (
 _COMMAND_THREADS: Final = 4
 _BULK_THREADS: Final = 4
 _ISOLATION_THREADS: Final = 4
+_ACTION_THREADS: Final = 2
 _EXPIRY_S: Final = 3600.0
 _ISOLATION_EVENTS: Final = {
     Kind.CHANGED: host_pb2.HostEvent.KIND_ISOLATION_CHANGED,
@@ -73,10 +79,11 @@ class Parts:
     deny: DenyList
     spool: Spool
     hierarchy: cgroup.Hierarchy
-    # Threads for commands, for bytes and for isolation: none waits behind another (I9).
+    # Threads for commands, for bytes, for isolation and for actions: none waits behind another (I9).
     control: Executor
     bulk: Executor
     isolating: Executor
+    acting: Executor
 
 
 async def serve(
@@ -102,6 +109,8 @@ async def serve(
             guardian = await _guarded(parts, events, port)
             capture = _build(parts, server, guardian, events, sessions, tasks)
             await capture.recover(parts.ledger.unfinished())
+            remediation = _add_remediation(parts, server, tasks)
+            await remediation.recover(parts.ledger.unfinished())
             async with _listening(server, parts, port) as address:
                 stack.enter_context(guardian.watching())
                 # What lives now lives for good: the collector need not look at it again.
@@ -111,7 +120,7 @@ async def serve(
                 expiring = tasks.create_task(_expire(parts))
                 await stop.wait()
                 events.tell(host_pb2.HostEvent.KIND_DRAINING)
-                await capture.drain(within_s=config.drain_s)
+                await asyncio.gather(capture.drain(within_s=config.drain_s), remediation.drain(within_s=config.drain_s))
                 sessions.close()
                 expiring.cancel()
 
@@ -136,6 +145,7 @@ def _open(config: Config, registry: Mapping[str, str], stack: ExitStack) -> Part
         control=stack.enter_context(ThreadPoolExecutor(_COMMAND_THREADS, "command")),
         bulk=stack.enter_context(ThreadPoolExecutor(_BULK_THREADS, "bulk")),
         isolating=stack.enter_context(ThreadPoolExecutor(_ISOLATION_THREADS, "isolation")),
+        acting=stack.enter_context(ThreadPoolExecutor(_ACTION_THREADS, "action")),
     )
 
 
@@ -195,7 +205,7 @@ def _build(
     collectors = [name for name in sorted(parts.registry) if parts.policy.allows_collector(name)]
     capability = guardian.capability
     host = HostService(
-        Described(machine, collectors, parts.hierarchy, capability.line, capability.lacks),
+        Described(machine, collectors, _actions(parts), parts.hierarchy, capability.line, capability.lacks),
         keys=parts.keys,
         deny=parts.deny,
         spool=parts.spool,
@@ -232,6 +242,41 @@ def _build(
     isolation_pb2_grpc.add_IsolationServicer_to_server(isolation, server)
     _add_rest(parts, server)
     return capture
+
+
+def _actions(parts: Parts) -> list[str]:
+    if "Remediation" not in parts.policy.services:
+        return []
+    return [spec.name for spec in read_catalogue().values() if parts.policy.allows_action(spec.name, spec.risk)]
+
+
+def _add_remediation(parts: Parts, server: grpc.aio.Server, tasks: asyncio.TaskGroup) -> RemediationService:
+    config = parts.config
+    records = Records(config.remediations)
+    means = Means(
+        state=str(config.state),
+        records=str(records.folder),
+        docker_socket=str(config.docker_socket),
+        agent_pid=os.getpid(),
+        memory_bytes=config.action_memory_bytes,
+        cpu_percent=config.collector_cpu_percent,
+        pids=config.collector_pids,
+        writable=parts.policy.writable,
+        forbidden=(str(config.state), str(config.policy)),
+        hierarchy=parts.hierarchy,
+    )
+    service = RemediationService(
+        ActionRunner(means, records, threads=parts.acting, tasks=tasks),
+        records,
+        config=config,
+        policy=parts.policy,
+        # A line of its own to the ledger: no other command is waited for (I9).
+        commands=Commands(parts.ledger, parts.acting),
+        threads=parts.acting,
+        tasks=tasks,
+    )
+    remediation_pb2_grpc.add_RemediationServicer_to_server(service, server)
+    return service
 
 
 def _add_rest(parts: Parts, server: grpc.aio.Server) -> None:
@@ -282,4 +327,7 @@ async def _expire(parts: Parts) -> None:
         )
         if old:
             log.warning("captures expired that nobody fetched", extra={"captures": old})
+        await asyncio.get_running_loop().run_in_executor(
+            parts.acting, lambda: Records(parts.config.remediations).expire(older_than_s=parts.config.action_keep_s)
+        )
         await asyncio.sleep(_EXPIRY_S)

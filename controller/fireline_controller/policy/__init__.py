@@ -3,7 +3,7 @@
 Imported by store, engine and control. Leaves to others: keeping requests (store), who an operator is (pki, engine).
 """
 
-from fireline_controller.policy.deciding import binding, decide, in_words, objection
+from fireline_controller.policy.deciding import binding, decide, in_words, is_met, objection
 from fireline_controller.policy.rules import ACTIONS, parse
 from fireline_controller.policy.values import (
     Allowed,
@@ -34,6 +34,7 @@ __all__ = [
     "binding",
     "decide",
     "in_words",
+    "is_met",
     "objection",
     "parse",
     "standing",

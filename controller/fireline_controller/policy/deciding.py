@@ -87,6 +87,13 @@ def objection(approval: Approval, by: str, *, operators: Collection[str], now: d
     return ""
 
 
+def is_met(approval: Approval, operators: Collection[str]) -> bool:
+    """Whether enough of those whose word counts have approved a request, by the demands that it was asked with."""
+    others = frozenset(operators) - {approval.requester}
+    approved = frozenset(vote.by for vote in approval.votes if vote.approves)
+    return all(len(approved & _voices(demand, others)) >= demand.approvals for demand in approval.demands)
+
+
 def in_words(demands: Iterable[Demand]) -> str:
     """What a command needs, in words."""
     return " and ".join(map(str, demands))

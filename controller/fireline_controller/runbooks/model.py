@@ -50,9 +50,16 @@ class ActionCall:
 
 @dataclass(frozen=True)
 class CaptureCall:
-    """Collect and seal a profile on every host of the step."""
+    """Collect and seal on every host of the step: a profile, or what later steps would destroy.
 
-    profile: str
+    Attributes:
+        evidence_for: those steps; the collectors are the `evidence` of their actions, each told the step's parameters.
+        given: what collectors of the profile are told besides, by `COLLECTOR.NAME`; `${EXPRESSION}` as in an action.
+    """
+
+    profile: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    evidence_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,7 @@ class Step:
         verify: what must become true after.
         on_failure: what then; `goto` names the step where it is GOTO.
         rollback: how the step is taken back; None: by the action's own undo where it has one.
+        no_way_back: why it can't be taken back, where the runbook says so; a rollback tells it and goes on.
         line, column: where it stands in the file, from 1.
     """
 
@@ -145,13 +153,17 @@ class Step:
     on_failure: OnFailure = OnFailure.ABORT
     goto: str = ""
     rollback: ActionCall | None = None
+    no_way_back: str = ""
     line: int = 0
     column: int = 0
 
 
 @dataclass(frozen=True)
 class Runbook:
-    """A whole runbook. `sha256` is over the bytes of its file: a run is pinned to it."""
+    """A whole runbook. `sha256` is over the bytes of its file: a run is pinned to it.
+
+    `severities`, `alerts`, `findings` and `areas` (of the service: `database`, `storage`, …) are for suggestions.
+    """
 
     name: str
     version: int
@@ -166,4 +178,5 @@ class Runbook:
     severities: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    areas: tuple[str, ...] = ()
     reviewed: str = ""

@@ -5,13 +5,14 @@ A column has the name of the model's field that it keeps.
 
 from typing import Final
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text
+from sqlalchemy import Boolean, Column, ForeignKey, Index, LargeBinary, MetaData, Table, Text, UniqueConstraint
 
 from fireline_controller.isolation import Phase
 from fireline_controller.model import Severity
+from fireline_controller.runbooks.record import RunState, RunWish
 from fireline_controller.store.columns import Choice, Digest, Instant, Json, Number, Words
 
-HEAD: Final = "0003"  # the migration at which these tables are; a store that is stamped with it needs no alembic
+HEAD: Final = "0004"  # the migration at which these tables are; a store that is stamped with it needs no alembic
 
 metadata = MetaData()
 
@@ -181,6 +182,58 @@ approvals = Table(
     Column("votes", Json, nullable=False),
     Column("ended", Words, nullable=False),
     Column("used_by", Words, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("runbook", Words, nullable=False),
+    Column("version", Number, nullable=False),
+    Column("sha256", Words, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("params", Json, nullable=False),
+    Column("hosts", Json, nullable=False),
+    Column("labels", Json, nullable=False),
+    Column("spelled", Words, nullable=False),
+    Column("incident_id", Words, nullable=False, index=True),
+    Column("operator", Words, nullable=False),
+    Column("reason", Words, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("state", Choice(RunState), nullable=False, index=True),
+    Column("why", Words, nullable=False),
+    Column("wish", Choice(RunWish), nullable=False),
+    Column("wished_by", Words, nullable=False),
+    Column("position", Words, nullable=False),
+    Column("finished_at", Instant),
+    Column("owner", Words, nullable=False),
+    Column("owned_until", Instant),
+    Column("tenure", Number, nullable=False),
+)
+
+# The moves of a run in the order in which they were begun. The outcomes are written once, read whole.
+run_moves = Table(
+    "run_moves",
+    metadata,
+    Column("run_id", Words, ForeignKey("runs.id"), primary_key=True),
+    Column("seq", Number, primary_key=True, autoincrement=False),
+    Column("key", Words, nullable=False),
+    Column("move", Json, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("finished_at", Instant),
+    Column("ends", Json),
+    UniqueConstraint("run_id", "key", name="uq_run_moves_run_id_key"),
+)
+
+host_locks = Table(
+    "host_locks",
+    metadata,
+    Column("host", Words, primary_key=True),
+    Column("owner", Words, nullable=False, index=True),
+    Column("operator", Words, nullable=False),
+    Column("what", Words, nullable=False),
+    Column("since", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
 )
 
 # Numbers that only grow: fence_token, deny_list.

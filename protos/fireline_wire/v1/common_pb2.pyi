@@ -127,6 +127,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """What it would destroy is not in sealed evidence; nothing was changed."""
     ERROR_REASON_HOST_LOCKED: _ErrorReason.ValueType  # 30
     """Another run or command changes this host now; the message names it."""
+    ERROR_REASON_ACTION_REFUSED: _ErrorReason.ValueType  # 31
+    """The action can't be planned on this host, or it refuses what was asked; the message says why. Nothing was changed."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused or failed: the reason of the google.rpc.ErrorInfo in its status, domain "fireline"."""
@@ -192,6 +194,8 @@ ERROR_REASON_NO_EVIDENCE: ErrorReason.ValueType  # 29
 """What it would destroy is not in sealed evidence; nothing was changed."""
 ERROR_REASON_HOST_LOCKED: ErrorReason.ValueType  # 30
 """Another run or command changes this host now; the message names it."""
+ERROR_REASON_ACTION_REFUSED: ErrorReason.ValueType  # 31
+"""The action can't be planned on this host, or it refuses what was asked; the message says why. Nothing was changed."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -6,6 +6,7 @@ What an operator asks of the controller: the command line and, later, the web pa
 from collections import abc as _abc
 from fireline_wire.v1 import common_pb2 as _common_pb2
 from fireline_wire.v1 import isolation_pb2 as _isolation_pb2
+from fireline_wire.v1 import remediation_pb2 as _remediation_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -598,6 +599,7 @@ class DescribeHostReply(_message.Message):
     CLOCK_ROUND_TRIP_NS_FIELD_NUMBER: _builtins.int
     SPOOL_FREE_BYTES_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
     outcome: _common_pb2.Outcome.ValueType
     """How the question to the live agent ended; the fields below are filled for ok."""
     detail: _builtins.str
@@ -617,6 +619,8 @@ class DescribeHostReply(_message.Message):
     def collectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def lacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -634,10 +638,11 @@ class DescribeHostReply(_message.Message):
         clock_round_trip_ns: _builtins.int = ...,
         spool_free_bytes: _builtins.int = ...,
         isolation: _builtins.str = ...,
+        actions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "cgroup", b"cgroup", "clock_offset_ns", b"clock_offset_ns", "clock_round_trip_ns", b"clock_round_trip_ns", "collectors", b"collectors", "detail", b"detail", "isolation", b"isolation", "kernel", b"kernel", "lacks", b"lacks", "operating_system", b"operating_system", "outcome", b"outcome", "record", b"record", "spool_free_bytes", b"spool_free_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "agent_version", b"agent_version", "boot_id", b"boot_id", "cgroup", b"cgroup", "clock_offset_ns", b"clock_offset_ns", "clock_round_trip_ns", b"clock_round_trip_ns", "collectors", b"collectors", "detail", b"detail", "isolation", b"isolation", "kernel", b"kernel", "lacks", b"lacks", "operating_system", b"operating_system", "outcome", b"outcome", "record", b"record", "spool_free_bytes", b"spool_free_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1002,6 +1007,179 @@ class ReleaseHostsRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseHostsRequest: _TypeAlias = ReleaseHostsRequest  # noqa: Y015
+
+@_typing.final
+class PlanActionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    PARAMS_JSON_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    """`area.verb`, as in the catalogue (fireline_wire.actions)."""
+    params_json: _builtins.str
+    """A JSON object."""
+    @_builtins.property
+    def options(self) -> Global___OperationOptions: ...
+    def __init__(
+        self,
+        *,
+        options: Global___OperationOptions | None = ...,
+        action: _builtins.str = ...,
+        params_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "options", b"options", "params_json", b"params_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanActionsRequest: _TypeAlias = PlanActionsRequest  # noqa: Y015
+
+@_typing.final
+class ForeseeApplyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_OPERATION_ID_FIELD_NUMBER: _builtins.int
+    plan_operation_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        plan_operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan_operation_id", b"plan_operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForeseeApplyRequest: _TypeAlias = ForeseeApplyRequest  # noqa: Y015
+
+@_typing.final
+class ForeseeApplyReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    RISK_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    HOSTS_WITHOUT_EVIDENCE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    CHANGING_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    risk: _builtins.str
+    approval: _builtins.str
+    """The approval that it would need from others, or why it would be refused. Empty: none."""
+    changing: _builtins.int
+    """On so many of them there is something to do."""
+    @_builtins.property
+    def hosts_without_evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Hosts without sealed evidence of what it would destroy, and the collectors that keep it."""
+
+    @_builtins.property
+    def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def target(self) -> Global___ResolvedTarget:
+        """The hosts that it would address."""
+
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        risk: _builtins.str = ...,
+        approval: _builtins.str = ...,
+        hosts_without_evidence: _abc.Iterable[_builtins.str] | None = ...,
+        evidence: _abc.Iterable[_builtins.str] | None = ...,
+        target: Global___ResolvedTarget | None = ...,
+        changing: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approval", b"approval", "changing", b"changing", "evidence", b"evidence", "hosts_without_evidence", b"hosts_without_evidence", "risk", b"risk", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForeseeApplyReply: _TypeAlias = ForeseeApplyReply  # noqa: Y015
+
+@_typing.final
+class CaptureForPlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    PLAN_OPERATION_ID_FIELD_NUMBER: _builtins.int
+    plan_operation_id: _builtins.str
+    @_builtins.property
+    def options(self) -> Global___OperationOptions:
+        """Its target is not looked at: the hosts are the plan's."""
+
+    def __init__(
+        self,
+        *,
+        options: Global___OperationOptions | None = ...,
+        plan_operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "plan_operation_id", b"plan_operation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptureForPlanRequest: _TypeAlias = CaptureForPlanRequest  # noqa: Y015
+
+@_typing.final
+class ApplyPlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    PLAN_OPERATION_ID_FIELD_NUMBER: _builtins.int
+    WITHOUT_EVIDENCE_FIELD_NUMBER: _builtins.int
+    plan_operation_id: _builtins.str
+    without_evidence: _builtins.str
+    """Why it may destroy what no sealed evidence keeps; empty: it may not (I3)."""
+    @_builtins.property
+    def options(self) -> Global___OperationOptions:
+        """Its target is not looked at, but for `retry_of`: the hosts are the plan's."""
+
+    def __init__(
+        self,
+        *,
+        options: Global___OperationOptions | None = ...,
+        plan_operation_id: _builtins.str = ...,
+        without_evidence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "plan_operation_id", b"plan_operation_id", "without_evidence", b"without_evidence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyPlanRequest: _TypeAlias = ApplyPlanRequest  # noqa: Y015
+
+@_typing.final
+class UndoActionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    operation_id: _builtins.str
+    """The operation that applied."""
+    @_builtins.property
+    def options(self) -> Global___OperationOptions:
+        """Its target is not looked at: the hosts are those of the application."""
+
+    def __init__(
+        self,
+        *,
+        options: Global___OperationOptions | None = ...,
+        operation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndoActionsRequest: _TypeAlias = UndoActionsRequest  # noqa: Y015
 
 @_typing.final
 class PlanIsolationsRequest(_message.Message):
@@ -1471,6 +1649,7 @@ class HostOutcome(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     SEALED_MS_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     outcome: _common_pb2.Outcome.ValueType
     detail: _builtins.str
@@ -1494,6 +1673,10 @@ class HostOutcome(_message.Message):
     def isolation(self) -> Global___IsolationTimes:
         """Of a host that was isolated."""
 
+    @_builtins.property
+    def action(self) -> Global___ActionReport:
+        """Of a host on which an action was planned, applied or taken back."""
+
     def __init__(
         self,
         *,
@@ -1511,14 +1694,84 @@ class HostOutcome(_message.Message):
         findings: _abc.Iterable[Global___Finding] | None = ...,
         sealed_ms: _builtins.int = ...,
         isolation: Global___IsolationTimes | None = ...,
+        action: Global___ActionReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["isolation", b"isolation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "isolation", b"isolation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "deduplicated_bytes", b"deduplicated_bytes", "detail", b"detail", "duration_ms", b"duration_ms", "evidence_id", b"evidence_id", "findings", b"findings", "host", b"host", "isolation", b"isolation", "outcome", b"outcome", "partial", b"partial", "reason", b"reason", "resent_bytes", b"resent_bytes", "sealed_ms", b"sealed_ms", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "artifacts", b"artifacts", "deduplicated_bytes", b"deduplicated_bytes", "detail", b"detail", "duration_ms", b"duration_ms", "evidence_id", b"evidence_id", "findings", b"findings", "host", b"host", "isolation", b"isolation", "outcome", b"outcome", "partial", b"partial", "reason", b"reason", "resent_bytes", b"resent_bytes", "sealed_ms", b"sealed_ms", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostOutcome: _TypeAlias = HostOutcome  # noqa: Y015
+
+@_typing.final
+class ActionReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    PLAN_SHA256_FIELD_NUMBER: _builtins.int
+    RISK_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    CHANGE_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    CHANGES_DONE_FIELD_NUMBER: _builtins.int
+    VERIFIED_FIELD_NUMBER: _builtins.int
+    RESULT_JSON_FIELD_NUMBER: _builtins.int
+    CAN_UNDO_FIELD_NUMBER: _builtins.int
+    IN_DOUBT_FIELD_NUMBER: _builtins.int
+    PARAMS_JSON_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    plan_sha256: _builtins.str
+    risk: _builtins.str
+    """`read`, `reversible`, `disruptive` or `destructive`."""
+    summary: _builtins.str
+    change_count: _builtins.int
+    total_bytes: _builtins.int
+    changes_done: _builtins.int
+    """Of an application: how many changes were done, and how it is known that it helped."""
+    verified: _builtins.str
+    result_json: _builtins.str
+    """A JSON object with the results that the specification names."""
+    can_undo: _builtins.bool
+    """Undo can take changes of it back."""
+    params_json: _builtins.str
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_remediation_pb2.ActionChange]:
+        """The first ones."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def in_doubt(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Subjects that may have been changed, or could not be taken back."""
+
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        plan_sha256: _builtins.str = ...,
+        risk: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        changes: _abc.Iterable[_remediation_pb2.ActionChange] | None = ...,
+        change_count: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        changes_done: _builtins.int = ...,
+        verified: _builtins.str = ...,
+        result_json: _builtins.str = ...,
+        can_undo: _builtins.bool = ...,
+        in_doubt: _abc.Iterable[_builtins.str] | None = ...,
+        params_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "can_undo", b"can_undo", "change_count", b"change_count", "changes", b"changes", "changes_done", b"changes_done", "in_doubt", b"in_doubt", "params_json", b"params_json", "plan_sha256", b"plan_sha256", "result_json", b"result_json", "risk", b"risk", "summary", b"summary", "total_bytes", b"total_bytes", "verified", b"verified", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActionReport: _TypeAlias = ActionReport  # noqa: Y015
 
 @_typing.final
 class IsolationTimes(_message.Message):
@@ -1708,6 +1961,97 @@ class Incident(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Incident: _TypeAlias = Incident  # noqa: Y015
+
+@_typing.final
+class SuggestRunbooksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    incident_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        incident_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestRunbooksRequest: _TypeAlias = SuggestRunbooksRequest  # noqa: Y015
+
+@_typing.final
+class SuggestRunbooksReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    AFFECTED_FIELD_NUMBER: _builtins.int
+    SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    severity: _builtins.str
+    title: _builtins.str
+    @_builtins.property
+    def affected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is affected (database, storage, …), each with its reason in words."""
+
+    @_builtins.property
+    def suggestions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunbookSuggestion]:
+        """Best first."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Runbooks in the state folder that are wrong, and so were not looked at."""
+
+    def __init__(
+        self,
+        *,
+        severity: _builtins.str = ...,
+        title: _builtins.str = ...,
+        affected: _abc.Iterable[_builtins.str] | None = ...,
+        suggestions: _abc.Iterable[Global___RunbookSuggestion] | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "problems", b"problems", "severity", b"severity", "suggestions", b"suggestions", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestRunbooksReply: _TypeAlias = SuggestRunbooksReply  # noqa: Y015
+
+@_typing.final
+class RunbookSuggestion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    summary: _builtins.str
+    points: _builtins.int
+    """How well it fits beside the others; means nothing by itself."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The strongest first."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        points: _builtins.int = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "points", b"points", "reasons", b"reasons", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunbookSuggestion: _TypeAlias = RunbookSuggestion  # noqa: Y015
 
 @_typing.final
 class ListIncidentsRequest(_message.Message):

@@ -139,6 +139,36 @@ class ControlStub(object):
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeRequest.SerializeToString,
                 response_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeReply.FromString,
                 _registered_method=True)
+        self.PlanActions = channel.unary_stream(
+                '/fireline_wire.v1.Control/PlanActions',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.PlanActionsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+                _registered_method=True)
+        self.ForeseeApply = channel.unary_unary(
+                '/fireline_wire.v1.Control/ForeseeApply',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ForeseeApplyRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.ForeseeApplyReply.FromString,
+                _registered_method=True)
+        self.CaptureForPlan = channel.unary_stream(
+                '/fireline_wire.v1.Control/CaptureForPlan',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.CaptureForPlanRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+                _registered_method=True)
+        self.ApplyPlan = channel.unary_stream(
+                '/fireline_wire.v1.Control/ApplyPlan',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.ApplyPlanRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+                _registered_method=True)
+        self.UndoActions = channel.unary_stream(
+                '/fireline_wire.v1.Control/UndoActions',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.UndoActionsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+                _registered_method=True)
+        self.SuggestRunbooks = channel.unary_unary(
+                '/fireline_wire.v1.Control/SuggestRunbooks',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksReply.FromString,
+                _registered_method=True)
         self.ListIncidents = channel.unary_unary(
                 '/fireline_wire.v1.Control/ListIncidents',
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.ListIncidentsRequest.SerializeToString,
@@ -332,6 +362,48 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanActions(self, request, context):
+        """What an action would do on each host. Changes nothing; of an action that only reads, the plan is what it found.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForeseeApply(self, request, context):
+        """What applying a plan would still need: approvals, evidence. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CaptureForPlan(self, request, context):
+        """Captures what applying the plan would destroy, on its hosts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApplyPlan(self, request, context):
+        """Does what was planned, on the hosts of the plan, and nothing else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndoActions(self, request, context):
+        """Takes back what an application did, on each host the last change first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuggestRunbooks(self, request, context):
+        """Which runbooks fit an incident, and why. Starts nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListIncidents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -501,6 +573,36 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ShowIsolationCode,
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeRequest.FromString,
                     response_serializer=fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeReply.SerializeToString,
+            ),
+            'PlanActions': grpc.unary_stream_rpc_method_handler(
+                    servicer.PlanActions,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.PlanActionsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
+            ),
+            'ForeseeApply': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForeseeApply,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ForeseeApplyRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.ForeseeApplyReply.SerializeToString,
+            ),
+            'CaptureForPlan': grpc.unary_stream_rpc_method_handler(
+                    servicer.CaptureForPlan,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.CaptureForPlanRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
+            ),
+            'ApplyPlan': grpc.unary_stream_rpc_method_handler(
+                    servicer.ApplyPlan,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.ApplyPlanRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
+            ),
+            'UndoActions': grpc.unary_stream_rpc_method_handler(
+                    servicer.UndoActions,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.UndoActionsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
+            ),
+            'SuggestRunbooks': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuggestRunbooks,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksReply.SerializeToString,
             ),
             'ListIncidents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListIncidents,
@@ -1120,6 +1222,168 @@ class Control(object):
             '/fireline_wire.v1.Control/ShowIsolationCode',
             fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeRequest.SerializeToString,
             fireline__wire_dot_v1_dot_control__pb2.ShowIsolationCodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanActions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fireline_wire.v1.Control/PlanActions',
+            fireline__wire_dot_v1_dot_control__pb2.PlanActionsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForeseeApply(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ForeseeApply',
+            fireline__wire_dot_v1_dot_control__pb2.ForeseeApplyRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.ForeseeApplyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CaptureForPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fireline_wire.v1.Control/CaptureForPlan',
+            fireline__wire_dot_v1_dot_control__pb2.CaptureForPlanRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ApplyPlan',
+            fireline__wire_dot_v1_dot_control__pb2.ApplyPlanRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndoActions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fireline_wire.v1.Control/UndoActions',
+            fireline__wire_dot_v1_dot_control__pb2.UndoActionsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuggestRunbooks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/SuggestRunbooks',
+            fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,18 @@ class ControlStub:
     """What is in force, by each host's kernel, beside what is on record here."""
     ShowIsolationCode: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowIsolationCodeRequest, _control_pb2.ShowIsolationCodeReply]
     """The codes that end a host's isolations on its console. That they were looked at is on record."""
+    PlanActions: _aio.UnaryStreamMultiCallable[_control_pb2.PlanActionsRequest, _control_pb2.OperationEvent]
+    """What an action would do on each host. Changes nothing; of an action that only reads, the plan is what it found."""
+    ForeseeApply: _aio.UnaryUnaryMultiCallable[_control_pb2.ForeseeApplyRequest, _control_pb2.ForeseeApplyReply]
+    """What applying a plan would still need: approvals, evidence. Changes nothing."""
+    CaptureForPlan: _aio.UnaryStreamMultiCallable[_control_pb2.CaptureForPlanRequest, _control_pb2.OperationEvent]
+    """Captures what applying the plan would destroy, on its hosts."""
+    ApplyPlan: _aio.UnaryStreamMultiCallable[_control_pb2.ApplyPlanRequest, _control_pb2.OperationEvent]
+    """Does what was planned, on the hosts of the plan, and nothing else."""
+    UndoActions: _aio.UnaryStreamMultiCallable[_control_pb2.UndoActionsRequest, _control_pb2.OperationEvent]
+    """Takes back what an application did, on each host the last change first."""
+    SuggestRunbooks: _aio.UnaryUnaryMultiCallable[_control_pb2.SuggestRunbooksRequest, _control_pb2.SuggestRunbooksReply]
+    """Which runbooks fit an incident, and why. Starts nothing."""
     ListIncidents: _aio.UnaryUnaryMultiCallable[_control_pb2.ListIncidentsRequest, _control_pb2.ListIncidentsReply]
     ShowIncident: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowIncidentRequest, _control_pb2.Incident]
     AddNote: _aio.UnaryUnaryMultiCallable[_control_pb2.AddNoteRequest, _control_pb2.JournalLine]
@@ -219,6 +231,54 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_control_pb2.ShowIsolationCodeRequest, _abc.Awaitable[_control_pb2.ShowIsolationCodeReply]],
     ) -> _abc.Awaitable[_control_pb2.ShowIsolationCodeReply]:
         """The codes that end a host's isolations on its console. That they were looked at is on record."""
+
+    @_abc_1.abstractmethod
+    def PlanActions(
+        self,
+        request: _control_pb2.PlanActionsRequest,
+        context: _aio.ServicerContext[_control_pb2.PlanActionsRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
+    ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]:
+        """What an action would do on each host. Changes nothing; of an action that only reads, the plan is what it found."""
+
+    @_abc_1.abstractmethod
+    def ForeseeApply(
+        self,
+        request: _control_pb2.ForeseeApplyRequest,
+        context: _aio.ServicerContext[_control_pb2.ForeseeApplyRequest, _abc.Awaitable[_control_pb2.ForeseeApplyReply]],
+    ) -> _abc.Awaitable[_control_pb2.ForeseeApplyReply]:
+        """What applying a plan would still need: approvals, evidence. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def CaptureForPlan(
+        self,
+        request: _control_pb2.CaptureForPlanRequest,
+        context: _aio.ServicerContext[_control_pb2.CaptureForPlanRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
+    ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]:
+        """Captures what applying the plan would destroy, on its hosts."""
+
+    @_abc_1.abstractmethod
+    def ApplyPlan(
+        self,
+        request: _control_pb2.ApplyPlanRequest,
+        context: _aio.ServicerContext[_control_pb2.ApplyPlanRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
+    ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]:
+        """Does what was planned, on the hosts of the plan, and nothing else."""
+
+    @_abc_1.abstractmethod
+    def UndoActions(
+        self,
+        request: _control_pb2.UndoActionsRequest,
+        context: _aio.ServicerContext[_control_pb2.UndoActionsRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
+    ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]:
+        """Takes back what an application did, on each host the last change first."""
+
+    @_abc_1.abstractmethod
+    def SuggestRunbooks(
+        self,
+        request: _control_pb2.SuggestRunbooksRequest,
+        context: _aio.ServicerContext[_control_pb2.SuggestRunbooksRequest, _abc.Awaitable[_control_pb2.SuggestRunbooksReply]],
+    ) -> _abc.Awaitable[_control_pb2.SuggestRunbooksReply]:
+        """Which runbooks fit an incident, and why. Starts nothing."""
 
     @_abc_1.abstractmethod
     def ListIncidents(

@@ -26,7 +26,7 @@ from fireline_wire.v1 import common_pb2 as fireline__wire_dot_v1_dot_common__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66ireline_wire/v1/host.proto\x12\x10\x66ireline_wire.v1\x1a\x1d\x66ireline_wire/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"O\n\x03\x41sk\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12-\n\x04ping\x18\x02 \x01(\x0b\x32\x1d.fireline_wire.v1.PingRequestH\x00\x42\t\n\x07\x63ommand\"O\n\x06\x41nswer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12+\n\x04ping\x18\x02 \x01(\x0b\x32\x1b.fireline_wire.v1.PingReplyH\x00\x42\x08\n\x06result\"@\n\x0bPingRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\"{\n\tPingReply\x12/\n\x0breceived_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07sent_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\x11\n\x0f\x44\x65scribeRequest\"\xae\x03\n\x0fHostDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x12\n\nmachine_id\x18\x04 \x01(\t\x12\x0e\n\x06kernel\x18\x05 \x01(\t\x12\x18\n\x10operating_system\x18\x06 \x01(\t\x12/\n\x0breceived_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07sent_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x15\x63\x65rtificate_not_after\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncollectors\x18\n \x03(\t\x12\r\n\x05lacks\x18\x0b \x03(\t\x12\x0e\n\x06\x63group\x18\x0c \x01(\t\x12\x19\n\x11\x64\x65ny_list_version\x18\r \x01(\x04\x12\x13\n\x0b\x66\x65nce_token\x18\x0e \x01(\x04\x12\x18\n\x10spool_free_bytes\x18\x0f \x01(\x04\x12\x11\n\tisolation\x18\x10 \x01(\t\"\x0e\n\x0cWatchRequest\"\xd9\x02\n\tHostEvent\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .fireline_wire.v1.HostEvent.Kind\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xe3\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_WATCHING\x10\x01\x12\x18\n\x14KIND_CAPTURE_STARTED\x10\x02\x12\x16\n\x12KIND_CAPTURE_ENDED\x10\x03\x12\x1c\n\x18KIND_CERTIFICATE_RENEWED\x10\x04\x12\x11\n\rKIND_DRAINING\x10\x05\x12\x1a\n\x16KIND_ISOLATION_CHANGED\x10\x06\x12\x18\n\x14KIND_ISOLATION_DRIFT\x10\x07\x12\x19\n\x15KIND_ISOLATION_BROKEN\x10\x08\"J\n\x15PrepareRenewalRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\"2\n\x13PrepareRenewalReply\x12\x1b\n\x13signing_request_pem\x18\x01 \x01(\x0c\"a\n\x19InstallCertificateRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x11\n\tchain_pem\x18\x02 \x01(\x0c\"\\\n\x17InstallCertificateReply\x12\x12\n\nserial_hex\x18\x01 \x01(\t\x12-\n\tnot_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x12SetDenyListRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0bserials_hex\x18\x03 \x03(\t\"6\n\x10SetDenyListReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x11\n\tcalls_cut\x18\x02 \x01(\r2\x89\x04\n\x04Host\x12>\n\x07Session\x12\x15.fireline_wire.v1.Ask\x1a\x18.fireline_wire.v1.Answer(\x01\x30\x01\x12P\n\x08\x44\x65scribe\x12!.fireline_wire.v1.DescribeRequest\x1a!.fireline_wire.v1.HostDescription\x12\x46\n\x05Watch\x12\x1e.fireline_wire.v1.WatchRequest\x1a\x1b.fireline_wire.v1.HostEvent0\x01\x12`\n\x0ePrepareRenewal\x12\'.fireline_wire.v1.PrepareRenewalRequest\x1a%.fireline_wire.v1.PrepareRenewalReply\x12l\n\x12InstallCertificate\x12+.fireline_wire.v1.InstallCertificateRequest\x1a).fireline_wire.v1.InstallCertificateReply\x12W\n\x0bSetDenyList\x12$.fireline_wire.v1.SetDenyListRequest\x1a\".fireline_wire.v1.SetDenyListReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66ireline_wire/v1/host.proto\x12\x10\x66ireline_wire.v1\x1a\x1d\x66ireline_wire/v1/common.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"O\n\x03\x41sk\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12-\n\x04ping\x18\x02 \x01(\x0b\x32\x1d.fireline_wire.v1.PingRequestH\x00\x42\t\n\x07\x63ommand\"O\n\x06\x41nswer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12+\n\x04ping\x18\x02 \x01(\x0b\x32\x1b.fireline_wire.v1.PingReplyH\x00\x42\x08\n\x06result\"@\n\x0bPingRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\"{\n\tPingReply\x12/\n\x0breceived_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07sent_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"\x11\n\x0f\x44\x65scribeRequest\"\xbf\x03\n\x0fHostDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x12\n\nmachine_id\x18\x04 \x01(\t\x12\x0e\n\x06kernel\x18\x05 \x01(\t\x12\x18\n\x10operating_system\x18\x06 \x01(\t\x12/\n\x0breceived_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07sent_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x15\x63\x65rtificate_not_after\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncollectors\x18\n \x03(\t\x12\r\n\x05lacks\x18\x0b \x03(\t\x12\x0e\n\x06\x63group\x18\x0c \x01(\t\x12\x19\n\x11\x64\x65ny_list_version\x18\r \x01(\x04\x12\x13\n\x0b\x66\x65nce_token\x18\x0e \x01(\x04\x12\x18\n\x10spool_free_bytes\x18\x0f \x01(\x04\x12\x11\n\tisolation\x18\x10 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x11 \x03(\t\"\x0e\n\x0cWatchRequest\"\xd9\x02\n\tHostEvent\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .fireline_wire.v1.HostEvent.Kind\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xe3\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_WATCHING\x10\x01\x12\x18\n\x14KIND_CAPTURE_STARTED\x10\x02\x12\x16\n\x12KIND_CAPTURE_ENDED\x10\x03\x12\x1c\n\x18KIND_CERTIFICATE_RENEWED\x10\x04\x12\x11\n\rKIND_DRAINING\x10\x05\x12\x1a\n\x16KIND_ISOLATION_CHANGED\x10\x06\x12\x18\n\x14KIND_ISOLATION_DRIFT\x10\x07\x12\x19\n\x15KIND_ISOLATION_BROKEN\x10\x08\"J\n\x15PrepareRenewalRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\"2\n\x13PrepareRenewalReply\x12\x1b\n\x13signing_request_pem\x18\x01 \x01(\x0c\"a\n\x19InstallCertificateRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x11\n\tchain_pem\x18\x02 \x01(\x0c\"\\\n\x17InstallCertificateReply\x12\x12\n\nserial_hex\x18\x01 \x01(\t\x12-\n\tnot_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x12SetDenyListRequest\x12\x31\n\x07\x63ontext\x18\x01 \x01(\x0b\x32 .fireline_wire.v1.CommandContext\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0bserials_hex\x18\x03 \x03(\t\"6\n\x10SetDenyListReply\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x11\n\tcalls_cut\x18\x02 \x01(\r2\x89\x04\n\x04Host\x12>\n\x07Session\x12\x15.fireline_wire.v1.Ask\x1a\x18.fireline_wire.v1.Answer(\x01\x30\x01\x12P\n\x08\x44\x65scribe\x12!.fireline_wire.v1.DescribeRequest\x1a!.fireline_wire.v1.HostDescription\x12\x46\n\x05Watch\x12\x1e.fireline_wire.v1.WatchRequest\x1a\x1b.fireline_wire.v1.HostEvent0\x01\x12`\n\x0ePrepareRenewal\x12\'.fireline_wire.v1.PrepareRenewalRequest\x1a%.fireline_wire.v1.PrepareRenewalReply\x12l\n\x12InstallCertificate\x12+.fireline_wire.v1.InstallCertificateRequest\x1a).fireline_wire.v1.InstallCertificateReply\x12W\n\x0bSetDenyList\x12$.fireline_wire.v1.SetDenyListRequest\x1a\".fireline_wire.v1.SetDenyListReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,25 +44,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEREQUEST']._serialized_start=466
   _globals['_DESCRIBEREQUEST']._serialized_end=483
   _globals['_HOSTDESCRIPTION']._serialized_start=486
-  _globals['_HOSTDESCRIPTION']._serialized_end=916
-  _globals['_WATCHREQUEST']._serialized_start=918
-  _globals['_WATCHREQUEST']._serialized_end=932
-  _globals['_HOSTEVENT']._serialized_start=935
-  _globals['_HOSTEVENT']._serialized_end=1280
-  _globals['_HOSTEVENT_KIND']._serialized_start=1053
-  _globals['_HOSTEVENT_KIND']._serialized_end=1280
-  _globals['_PREPARERENEWALREQUEST']._serialized_start=1282
-  _globals['_PREPARERENEWALREQUEST']._serialized_end=1356
-  _globals['_PREPARERENEWALREPLY']._serialized_start=1358
-  _globals['_PREPARERENEWALREPLY']._serialized_end=1408
-  _globals['_INSTALLCERTIFICATEREQUEST']._serialized_start=1410
-  _globals['_INSTALLCERTIFICATEREQUEST']._serialized_end=1507
-  _globals['_INSTALLCERTIFICATEREPLY']._serialized_start=1509
-  _globals['_INSTALLCERTIFICATEREPLY']._serialized_end=1601
-  _globals['_SETDENYLISTREQUEST']._serialized_start=1603
-  _globals['_SETDENYLISTREQUEST']._serialized_end=1712
-  _globals['_SETDENYLISTREPLY']._serialized_start=1714
-  _globals['_SETDENYLISTREPLY']._serialized_end=1768
-  _globals['_HOST']._serialized_start=1771
-  _globals['_HOST']._serialized_end=2292
+  _globals['_HOSTDESCRIPTION']._serialized_end=933
+  _globals['_WATCHREQUEST']._serialized_start=935
+  _globals['_WATCHREQUEST']._serialized_end=949
+  _globals['_HOSTEVENT']._serialized_start=952
+  _globals['_HOSTEVENT']._serialized_end=1297
+  _globals['_HOSTEVENT_KIND']._serialized_start=1070
+  _globals['_HOSTEVENT_KIND']._serialized_end=1297
+  _globals['_PREPARERENEWALREQUEST']._serialized_start=1299
+  _globals['_PREPARERENEWALREQUEST']._serialized_end=1373
+  _globals['_PREPARERENEWALREPLY']._serialized_start=1375
+  _globals['_PREPARERENEWALREPLY']._serialized_end=1425
+  _globals['_INSTALLCERTIFICATEREQUEST']._serialized_start=1427
+  _globals['_INSTALLCERTIFICATEREQUEST']._serialized_end=1524
+  _globals['_INSTALLCERTIFICATEREPLY']._serialized_start=1526
+  _globals['_INSTALLCERTIFICATEREPLY']._serialized_end=1618
+  _globals['_SETDENYLISTREQUEST']._serialized_start=1620
+  _globals['_SETDENYLISTREQUEST']._serialized_end=1729
+  _globals['_SETDENYLISTREPLY']._serialized_start=1731
+  _globals['_SETDENYLISTREPLY']._serialized_end=1785
+  _globals['_HOST']._serialized_start=1788
+  _globals['_HOST']._serialized_end=2309
 # @@protoc_insertion_point(module_scope)

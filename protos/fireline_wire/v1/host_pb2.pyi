@@ -159,6 +159,7 @@ class HostDescription(_message.Message):
     FENCE_TOKEN_FIELD_NUMBER: _builtins.int
     SPOOL_FREE_BYTES_FIELD_NUMBER: _builtins.int
     ISOLATION_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name in the agent's certificate."""
     agent_version: _builtins.str
@@ -191,6 +192,10 @@ class HostDescription(_message.Message):
     def lacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What this host lacks, each a sentence: "cgroup: no io controller, I/O weight is not enforced"."""
 
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Actions that this agent has and this host's policy allows."""
+
     def __init__(
         self,
         *,
@@ -210,10 +215,11 @@ class HostDescription(_message.Message):
         fence_token: _builtins.int = ...,
         spool_free_bytes: _builtins.int = ...,
         isolation: _builtins.str = ...,
+        actions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_not_after", b"certificate_not_after", "received_at", b"received_at", "sent_at", b"sent_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "certificate_not_after", b"certificate_not_after", "cgroup", b"cgroup", "collectors", b"collectors", "deny_list_version", b"deny_list_version", "fence_token", b"fence_token", "isolation", b"isolation", "kernel", b"kernel", "lacks", b"lacks", "machine_id", b"machine_id", "name", b"name", "operating_system", b"operating_system", "received_at", b"received_at", "sent_at", b"sent_at", "spool_free_bytes", b"spool_free_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "agent_version", b"agent_version", "boot_id", b"boot_id", "certificate_not_after", b"certificate_not_after", "cgroup", b"cgroup", "collectors", b"collectors", "deny_list_version", b"deny_list_version", "fence_token", b"fence_token", "isolation", b"isolation", "kernel", b"kernel", "lacks", b"lacks", "machine_id", b"machine_id", "name", b"name", "operating_system", b"operating_system", "received_at", b"received_at", "sent_at", b"sent_at", "spool_free_bytes", b"spool_free_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

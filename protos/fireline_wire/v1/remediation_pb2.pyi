@@ -298,6 +298,7 @@ class ActionEnded(_message.Message):
     RESULT_JSON_FIELD_NUMBER: _builtins.int
     CAN_UNDO_FIELD_NUMBER: _builtins.int
     IN_DOUBT_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
     status: Global___ActionStatus.ValueType
     detail: _builtins.str
     changes_done: _builtins.int
@@ -307,6 +308,10 @@ class ActionEnded(_message.Message):
     result_json: _builtins.str
     can_undo: _builtins.bool
     """Undo can take changes of it back."""
+    refusal: _builtins.str
+    """A name of ErrorReason in lower case where it was refused before anything was changed. Never told in a stream, which
+    ends with that refusal as its status; hosts remember refusals so.
+    """
     @_builtins.property
     def in_doubt(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Subjects that may have been changed when it was cut short, or could not be taken back."""
@@ -322,10 +327,11 @@ class ActionEnded(_message.Message):
         result_json: _builtins.str = ...,
         can_undo: _builtins.bool = ...,
         in_doubt: _abc.Iterable[_builtins.str] | None = ...,
+        refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["can_undo", b"can_undo", "change_count", b"change_count", "changes_done", b"changes_done", "detail", b"detail", "in_doubt", b"in_doubt", "result_json", b"result_json", "status", b"status", "verified", b"verified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["can_undo", b"can_undo", "change_count", b"change_count", "changes_done", b"changes_done", "detail", b"detail", "in_doubt", b"in_doubt", "refusal", b"refusal", "result_json", b"result_json", "status", b"status", "verified", b"verified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

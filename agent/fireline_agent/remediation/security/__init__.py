@@ -1,0 +1,1 @@
+"""Actions against an intruder: files, accounts, secrets. One module, one action."""

@@ -1,0 +1,1 @@
+"""Actions on the system itself: processes, services, the network. One module, one action."""

@@ -1,0 +1,28 @@
+"""Runbooks for runs: found by name, and compiled from the very bytes that a run is pinned to."""
+
+from pathlib import Path
+
+from fireline_controller.runbooks import checking, loading
+from fireline_controller.runbooks.evaluation import CheckedExpressions
+from fireline_controller.runbooks.filling import Expressions
+from fireline_controller.runbooks.model import Runbook
+
+
+class Bookshelf:
+    """The built-in runbooks, and those in `runbooks` of the state folder. See Books."""
+
+    def __init__(self, folder: Path) -> None:
+        self._runbooks = folder / "runbooks"
+        self._profiles = (folder / "profiles",)
+
+    def find(self, name: str) -> bytes:
+        """See Books."""
+        source = loading.find(name, self._runbooks)
+        loading.load(source, loading.known(self._profiles))
+        return source.raw
+
+    def compile(self, content: bytes, name: str) -> tuple[Runbook, Expressions]:
+        """See Books."""
+        known = loading.known(self._profiles)
+        runbook = checking.check(content, known, file=f"{name}, as its run is pinned to it")
+        return runbook, CheckedExpressions(runbook, known.catalogue)

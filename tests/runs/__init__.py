@@ -1,0 +1,1 @@
+"""Runs of runbooks: what comes next, and that it is done once."""
