@@ -183,7 +183,7 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
         assert place.exists(), f"{target}: no such file"
         if heading:
             headings = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE)
-            assert heading in {re.sub(r"[^a-z0-9-]", "", h.lower().replace(" ", "-")) for h in headings}, target
+            assert heading in {re.sub(r"[^a-z0-9_-]", "", h.lower().replace(" ", "-")) for h in headings}, target
 
 
 @pytest.mark.parametrize("page, line, is_whole", _quoted())
