@@ -10,6 +10,7 @@ import typer
 
 from fireline_controller.cli import (
     action,
+    analyze,
     approval,
     capture,
     enroll,
@@ -54,6 +55,7 @@ app.command("isolate", help=isolate.HELP)(isolate.isolate)
 app.command("release", help=isolate.RELEASE_HELP)(isolate.release)
 app.add_typer(isolation.app, name="isolation")
 app.add_typer(action.app, name="action")
+app.add_typer(analyze.app, name="analyze")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(runbook.app, name="runbook")
 app.add_typer(host.app, name="host")
