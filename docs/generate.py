@@ -275,7 +275,7 @@ def collectors_page() -> str:
             "## Collectors\n",
             *(_collector(name) for name in names),
             "## Profiles\n",
-            *(_profile(load(name)) for name in ("initial", "volatile")),
+            *(_profile(load(name)) for name in ("initial", "volatile", "database")),
             "## Findings\n",
             "What stands out is for a person to look at; it is no verdict. Codes are stable.\n",
             table(("code", "severity", "collectors", "meaning"), _findings()),

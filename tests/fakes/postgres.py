@@ -30,17 +30,18 @@ def _owner() -> pwd.struct_passwd | None:
 class PostgresServer:
     """A running server with one database."""
 
-    def __init__(self, programs: Path, folder: Path, user: str | None) -> None:
+    def __init__(self, programs: Path, folder: Path, user: str | None, settings: str) -> None:
+        self.folder = folder
         self._programs = programs
-        self._folder = folder
         self._user = user
+        self._settings = settings
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of the server's programs as the server's user (it refuses to run as root)."""
         subprocess.run(
             [str(self._programs / program), *arguments],
             user=self._user,
-            cwd=self._folder,
+            cwd=self.folder,
             env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},
             stdout=subprocess.DEVNULL,
             check=True,
@@ -50,18 +51,18 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         # The listener's names say "nowhere on the network"; fsync stays on, since durability is under test.
-        options = f"-k {self._folder} -c listen_addresses='' -c max_connections=40 -c shared_buffers=16MB"
-        log = str(self._folder / "log")
-        self.run("pg_ctl", "start", "-w", "-D", str(self._folder / "data"), "-l", log, "-o", options)
+        options = f"-k {self.folder} -c listen_addresses='' {self._settings} -c shared_buffers=16MB"
+        log = str(self.folder / "log")
+        self.run("pg_ctl", "start", "-w", "-D", str(self.folder / "data"), "-l", log, "-o", options)
 
     def stop(self) -> None:
         """Stop it as a power cut would, without waiting for anybody."""
-        self.run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(self._folder / "data"))
+        self.run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", str(self.folder / "data"))
 
     @property
     def url(self) -> str:
         """The URL of the server's database."""
-        return f"postgresql://fireline@/postgres?host={self._folder}"
+        return f"postgresql://fireline@/postgres?host={self.folder}"
 
     def empty(self) -> str:
         """Empty the database, whoever is still on it, and give its URL.
@@ -79,13 +80,13 @@ class PostgresServer:
 
 
 @contextmanager
-def running(programs: Path) -> Iterator[PostgresServer]:
+def running(programs: Path, *, settings: str = "-c max_connections=40") -> Iterator[PostgresServer]:
     """A server for as long as the block; nothing is left of it."""
     folder = Path(tempfile.mkdtemp(prefix="fireline-pg-"))
     owner = _owner() if os.getuid() == 0 else None
     if owner is not None:
         os.chown(folder, owner.pw_uid, owner.pw_gid)
-    server = PostgresServer(programs, folder, owner.pw_name if owner else None)
+    server = PostgresServer(programs, folder, owner.pw_name if owner else None, settings)
     try:
         server.run("initdb", "-D", str(folder / "data"), "-U", "fireline", "-A", "trust", "-E", "UTF8", "--no-sync")
         server.start()

@@ -16,7 +16,12 @@ from fireline_agent.capture.findings import FINDINGS
 SEVERITIES = ("critical", "warning", "notice")
 _CODE = re.compile(r"[a-z]+(-[a-z]+)+\Z")
 # What a collector's own module leaves to a module beside it.
-_HELPERS = {"containers": ("docker_containers",), "engine_parts": ("docker_containers", "docker_engine"), "sink": ()}
+_HELPERS = {
+    "containers": ("docker_containers",),
+    "engine_parts": ("docker_containers", "docker_engine"),
+    "sink": (),
+    "intrusion": (),
+}
 
 
 def _modules() -> dict[str, tuple[str, ...]]:

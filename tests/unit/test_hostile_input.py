@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fireline_agent.capture import containers, kernel_log, modules, sessions
 from fireline_agent.capture.collector import Context
 from fireline_agent.hands.printable import printable
-from fireline_agent.capture.secrets import mask_tree
 from fireline_agent.hands.roots import Roots
+from fireline_agent.hands.secrets import mask_tree
 from tests.unit.sink import MemorySink
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -36,12 +36,15 @@ def test_initial_is_the_first_response_script_and_the_clocks() -> None:
 def test_volatile_runs_every_collector_in_order_of_volatility() -> None:
     """`volatile` runs all collectors, clocks first, then network, processes, kernel, containers.
 
-    But the one for what an isolation left, which has a profile of its own and comes after.
+    But those with a profile of their own (what an isolation left, what a database did, those of the disk), and the one
+    that must be told which files to keep.
     """
     order = [collector.name for collector in load("volatile").collectors]
 
-    assert sorted([*order, "isolation"]) == sorted(AGENT_COLLECTORS)
+    own = ["disk_image", "isolation", "postgres_activity", "recent_files", "selected_files"]
+    assert sorted([*order, *own]) == sorted(AGENT_COLLECTORS)
     assert [collector.name for collector in load("isolation").collectors] == ["isolation"]
+    assert load("database").collectors[-1].name == "postgres_activity"
     marks = ["clocks", "sockets", "processes", "sessions", "docker_containers"]
     assert sorted(marks, key=order.index) == marks
 
@@ -51,7 +54,15 @@ def test_the_known_collectors_are_the_agents() -> None:
     assert set(AGENT_COLLECTORS) == loader.COLLECTORS
 
 
-@pytest.mark.parametrize("name", ["initial", "isolation", "volatile"])
+def test_breach_is_volatile_and_then_the_disk() -> None:
+    """`breach` runs what `volatile` does, in its order and with its limits, and looks at the files after all that."""
+    *before, last = load("breach").collectors
+
+    assert tuple(before) == load("volatile").collectors
+    assert last.name == "recent_files"
+
+
+@pytest.mark.parametrize("name", ["breach", "database", "image", "initial", "isolation", "volatile"])
 def test_params_are_json(name: str) -> None:
     """Every built-in profile's params can go on the wire."""
     for order in load(name).collectors:
@@ -85,7 +96,7 @@ def test_a_folders_profile_wins_over_the_built_in_one(tmp_path: Path) -> None:
     assert [(order.name, order.params) for order in load("initial", folders=[tmp_path]).collectors] == [
         ("clocks", {"a": [1, "x"]})
     ]
-    assert names([tmp_path]) == ("disk", "initial", "isolation", "volatile")
+    assert names([tmp_path]) == ("breach", "database", "disk", "image", "initial", "isolation", "volatile")
 
 
 BROKEN = {

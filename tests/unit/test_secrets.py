@@ -2,7 +2,7 @@
 
 import pytest
 
-from fireline_agent.capture.secrets import MASK, mask, mask_assignments, mask_tree
+from fireline_agent.hands.secrets import MASK, mask, mask_assignments, mask_tree
 
 
 @pytest.mark.parametrize(

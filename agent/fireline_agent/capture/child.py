@@ -115,6 +115,8 @@ def _collect(task: Task, sink: FolderSink) -> tuple[str, str]:
         clock_offset_ns=order.clock_offset_ns,
         clock_round_trip_ns=order.clock_round_trip_ns,
         agent_pid=order.agent_pid,
+        output_bytes=task.output_bytes,
+        deadline_s=task.collector.limits.deadline_s,
     )
     try:
         task.module.collect(context, sink)

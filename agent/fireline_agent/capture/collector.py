@@ -20,6 +20,7 @@ COLLECTORS: Final[Mapping[str, str]] = {
     "clocks": "fireline_agent.capture.clocks",
     "conntrack": "fireline_agent.capture.conntrack",
     "dns": "fireline_agent.capture.dns",
+    "disk_image": "fireline_agent.capture.disk_image",
     "docker_containers": "fireline_agent.capture.docker_containers",
     "docker_engine": "fireline_agent.capture.docker_engine",
     "executables": "fireline_agent.capture.executables",
@@ -31,7 +32,10 @@ COLLECTORS: Final[Mapping[str, str]] = {
     "memory": "fireline_agent.capture.memory",
     "modules": "fireline_agent.capture.modules",
     "network": "fireline_agent.capture.network",
+    "postgres_activity": "fireline_agent.capture.postgres_activity",
     "processes": "fireline_agent.capture.processes",
+    "recent_files": "fireline_agent.capture.recent_files",
+    "selected_files": "fireline_agent.capture.selected_files",
     "sessions": "fireline_agent.capture.sessions",
     "sockets": "fireline_agent.capture.sockets",
     "sysctl": "fireline_agent.capture.sysctl",
@@ -40,7 +44,7 @@ COLLECTORS: Final[Mapping[str, str]] = {
 
 # Collectors that ask a service of the host rather than its kernel: they don't wait for those before them in an order,
 # nor those after them for them, so that a slow Docker Engine does not hold up what is more volatile.
-BESIDE: Final = frozenset({"docker_containers", "docker_engine"})
+BESIDE: Final = frozenset({"docker_containers", "docker_engine", "postgres_activity"})
 
 
 class Absent(Exception):
@@ -62,6 +66,9 @@ class Context:
     clock_round_trip_ns: int = 0
     # The agent's own process, whose footprint is recorded and whose sockets are marked as ours.
     agent_pid: int = 0
+    # What the collector may write and for how long it may run, so that one that can't end within it says so at once.
+    output_bytes: int = 1 << 40
+    deadline_s: float = 86400.0
 
 
 class ArtifactWriter(Protocol):

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from fireline_agent.capture.collector import Absent, Context, Sink
-from fireline_agent.capture.secrets import mask_tree
 from fireline_agent.hands import docker
+from fireline_agent.hands.secrets import mask_tree
 
 
 @contextmanager

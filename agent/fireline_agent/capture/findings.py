@@ -87,6 +87,29 @@ _PROCESSES: Final = {
     ),
 }
 
+_INTRUSION: Final = {
+    "shell-on-socket": _critical(
+        "processes", meaning="A shell or an interpreter has a network connection as its input or output."
+    ),
+    "suspicious-process": Code(
+        ("warning", "notice"),
+        ("processes",),
+        "A program moves bytes over the network, or is told to by its arguments: a warning for netcat and one-liners, "
+        "a notice for wget and curl, and in a container.",
+    ),
+    "recent-setuid-file": _critical(
+        "recent_files", meaning="A program with its owner's rights, or with capabilities, was changed of late."
+    ),
+    "recent-program-in-temporary-folder": _warning(
+        "recent_files", meaning="A program was put into a folder for temporary files."
+    ),
+    "recent-script-in-web-root": _warning("recent_files", meaning="A script was put where a web server may run it."),
+    "recent-startup-file": _warning(
+        "recent_files", meaning="What runs or who may log in at the next start or login was changed."
+    ),
+    "recent-system-program": _notice("recent_files", meaning="A program or library of the system was changed."),
+}
+
 _KERNEL: Final = {
     "login-record-wiped": _warning(
         "sessions", meaning="A log of logins holds records of zeros: logins were wiped out of it."
@@ -145,8 +168,16 @@ _CONTAINERS: Final = {
     ),
 }
 
+_DATABASES: Final = {
+    "postgres-not-answering": _critical(
+        "postgres_activity", meaning="The server is there and is down, starting, full of connections, or hangs."
+    ),
+}
+
 _ANY: Final = {
     "too-many-findings": _warning(meaning="A collector noted more than is kept: the rest is in its artifacts only."),
 }
 
-FINDINGS: Final[Mapping[str, Code]] = _HOST | _NETWORK | _PROCESSES | _KERNEL | _CONTAINERS | _ANY
+FINDINGS: Final[Mapping[str, Code]] = (
+    _HOST | _NETWORK | _PROCESSES | _INTRUSION | _KERNEL | _CONTAINERS | _DATABASES | _ANY
+)

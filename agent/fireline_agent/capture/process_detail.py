@@ -6,8 +6,7 @@ Leaves to others: which processes there are and in what order they are read (pro
 from functools import lru_cache
 from typing import Any, Final
 
-from fireline_agent.capture import secrets
-from fireline_agent.hands import procfs
+from fireline_agent.hands import procfs, secrets
 from fireline_agent.hands.procfs import Process
 
 # linux/capability.h; the bit's number is the place in this list.

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from fireline_agent.capture import process_detail
+from fireline_agent.capture import intrusion, process_detail
 from fireline_agent.capture.collector import Context, Sink, text
 from fireline_agent.capture.hashes import ExecutableHashes
 from fireline_agent.capture.params import flag, refuse_unknown
-from fireline_agent.hands import procfs
+from fireline_agent.hands import procfs, sock_diag
 from fireline_agent.hands.printable import shown
 from fireline_agent.hands.procfs import Process, Stat
 
@@ -25,6 +25,7 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 _INJECTORS: Final = ("LD_PRELOAD", "LD_AUDIT")
+_STANDARD_ERROR: Final = 2
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def _second_pass(found: _Seen, deeper: _Deeper) -> tuple[dict[str, Any], list[tu
             "oom_score_adj": _number(process.read("oom_score_adj")),
         }
         found.denied = sorted({*found.denied, *process.denied})
-        return record | {"denied": found.denied}, list(_judge(found, environment, status))
+        findings = [*_judge(found, environment, status), *_judge_intrusion(found, process, deeper.machine.proc)]
+        return record | {"denied": found.denied}, findings
 
 
 def _judge(
@@ -186,6 +188,29 @@ def _judge(
     tracer = status.get("TracerPid", "0")
     if tracer != "0":
         yield "warning", "tracer-attached", subject, f"process {tracer} traces it: it can read and change all it does"
+
+
+def _judge_intrusion(found: _Seen, process: Process, proc: Path) -> Iterator[tuple[str, str, str, str]]:
+    descriptors = {number: link for number, link in process.descriptors() if number <= _STANDARD_ERROR}
+    sockets = _network_sockets(proc, found, descriptors)
+    subject = f"pid {found.pid} ({shown(found.stat.comm)})"
+    for severity, code, summary in intrusion.judge_process(found.exe, found.record["cmdline"], descriptors, sockets):
+        # A health check in a container fetches something every few seconds.
+        is_usual = found.record["container"] and severity == "warning"
+        yield "notice" if is_usual else severity, code, subject, summary
+
+
+def _network_sockets(proc: Path, found: _Seen, descriptors: dict[int, bytes]) -> dict[bytes, str]:
+    """Sockets over the network that a shell or an interpreter may have as its standard streams, with their peers."""
+    is_likely = any(link.startswith(b"socket:[") for link in descriptors.values())
+    if not is_likely or not intrusion.is_worth_a_look(found.exe):
+        return {}
+    entries = sock_diag.from_tables(proc / str(found.pid) / "net").entries
+    return {
+        b"socket:[%d]" % entry.inode: f"{entry.remote}:{entry.remote_port}"
+        for entry in entries
+        if entry.kind in ("tcp", "udp", "sctp")
+    }
 
 
 def _unreadable(seen: list[_Seen]) -> int:

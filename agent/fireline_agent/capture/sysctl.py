@@ -11,7 +11,7 @@ from typing import Final
 
 from fireline_agent.capture.collector import Absent, Context, Sink, text
 from fireline_agent.capture.params import refuse_unknown
-from fireline_agent.capture.secrets import MASK
+from fireline_agent.hands.secrets import MASK
 
 VERSION: Final = "1"
 

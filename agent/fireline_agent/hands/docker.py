@@ -1,7 +1,8 @@
 """Asks the Docker Engine through its API. Nothing that it answers is trusted: not size, time or shape.
 
-Changes nothing but that a container is paused and let go on, for an isolation. The SDK costs 19 MB of memory, so it is
-imported when an engine is asked for the first time, in a process that ends soon.
+Changes nothing but that a container is paused and let go on, for an isolation, and runs what it is told to in a
+container. The SDK costs 19 MB of memory, so it is imported when an engine is asked for the first time, in a process
+that ends soon.
 Leaves to others: what is asked for and what stands out.
 """
 
@@ -11,7 +12,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -72,17 +73,18 @@ class Engine:
         """The engine's state and settings."""
         return self._ask("info", lambda: self._client.info(), dict)
 
-    def containers(self) -> list[Any]:
-        """All containers, running or not, as `docker ps -a` lists them."""
-        return self._ask("containers", lambda: self._client.containers(all=True), list)
+    def containers(self, *, with_sizes: bool = False) -> list[Any]:
+        """All containers, running or not, as `docker ps -a` lists them; their sizes take the engine a walk of each."""
+        return self._ask("containers", lambda: self._client.containers(all=True, size=with_sizes), list)
 
     def inspect(self, container: str) -> dict[str, Any]:
         """All that the engine knows of a container."""
         return self._ask(f"inspect {container[:12]}", lambda: self._client.inspect_container(container), dict)
 
-    def top(self, container: str) -> dict[str, Any]:
-        """A running container's processes, as the host sees them."""
-        return self._ask(f"top {container[:12]}", lambda: self._client.top(container), dict)
+    def top(self, container: str, *, columns: str | None = None) -> dict[str, Any]:
+        """A running container's processes, as the host sees them; `columns` as `ps -o` names them, with `pid`."""
+        options = {"ps_args": f"-o {columns}"} if columns else {}
+        return self._ask(f"top {container[:12]}", lambda: self._client.top(container, **options), dict)
 
     def changes(self, container: str) -> list[Any]:
         """Paths that differ from the container's image."""
@@ -104,6 +106,24 @@ class Engine:
     def unpause(self, container: str) -> None:
         """Let them go on."""
         self._do(f"unpause {container[:12]}", lambda: self._client.unpause(container))
+
+    def execute(self, container: str, argv: Sequence[str], *, user: str = "") -> tuple[int, bytes, bytes]:
+        """Run a program in a running container to its end: exit status, standard output, standard error.
+
+        It gets no input. Everybody in the container can read its arguments.
+        """
+        what = f"exec in {container[:12]}"
+        order = {"Cmd": list(argv), "User": user, "AttachStdout": True, "AttachStderr": True}
+        with self._asking(what):
+            created = self._client._post_json(self._client._url(f"/containers/{container}/exec"), data=order)
+            identity = self._client._result(created, True)["Id"]
+            if not is_id(identity):
+                raise ValueError(f"wanted the exec's id, found {identity!r}")
+            kept = {"stdout": b"", "stderr": b""}
+            for stream, piece in frames(self._started(identity)):
+                kept[stream] += piece
+            status = self._client.exec_inspect(identity)["ExitCode"]
+            return int(status), kept["stdout"], kept["stderr"]
 
     def images(self) -> list[Any]:
         """All images, with the intermediate ones left out."""
@@ -133,10 +153,6 @@ class Engine:
             body = self._body(f"/containers/{container}/logs", parameters)
             yield from (("stdout", piece) for piece in body) if is_tty else frames(body)
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
     def _body(self, path: str, parameters: Mapping[str, str]) -> Iterator[bytes]:
         # The SDK's own streaming calls take the time-out off the socket; these don't.
         response = self._client._get(self._client._url(path), params=parameters, stream=True)
@@ -149,6 +165,16 @@ class Engine:
     def _do(self, what: str, call: Callable[[], Any]) -> None:
         with self._asking(what):
             call()
+
+    def _started(self, execution: str) -> Iterator[bytes]:
+        order = {"Detach": False, "Tty": False}
+        url = self._client._url(f"/exec/{execution}/start")
+        response = self._client._post_json(url, data=order, stream=True)
+        try:
+            self._client._raise_for_status(response)
+            yield from response.iter_content(64 << 10)
+        finally:
+            response.close()
 
     def _ask(self, what: str, call: Callable[[], Any], wanted: type[_T]) -> _T:
         with self._asking(what):
@@ -173,11 +199,22 @@ class Engine:
 
 @contextmanager
 def connect(path: Path, *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Engine]:
-    """Connect to the engine and agree on an API version. `timeout_s` holds until the first byte, and between bytes.
+    """Connect to the engine. `timeout_s` holds until the first byte of an answer, and between bytes.
 
     Raises:
         EngineAbsent: the socket is not there.
         EngineError: the SDK is missing, or the engine refuses, hangs or answers garbage.
+    """
+    with client_of(path, timeout_s=timeout_s) as client:
+        yield Engine(path, client)
+
+
+@contextmanager
+def client_of(path: Path, *, timeout_s: float) -> Iterator[Any]:
+    """The SDK's low-level client, agreed with the engine on an API version; for what hands build on it.
+
+    Raises:
+        EngineAbsent, EngineError: as `connect`.
     """
     _knock(path, timeout_s=timeout_s)
     client_class, base_url = _client_class(), f"unix://{path}"
@@ -189,11 +226,10 @@ def connect(path: Path, *, timeout_s: float = CALL_TIMEOUT_S) -> Iterator[Engine
             client = client_class(base_url=base_url, version=version, timeout=timeout_s, max_pool_size=_CONNECTIONS)
     finally:
         first.close()
-    engine = Engine(path, client)
     try:
-        yield engine
+        yield client
     finally:
-        engine.close()
+        client.close()
 
 
 def _knock(path: Path, *, timeout_s: float) -> None:

@@ -5,6 +5,7 @@ Leaves to others: whether the steps make sense together, and the types of expres
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from fireline_controller.runbooks import expressions
@@ -82,8 +83,13 @@ class Builder:
             most=most,
             choices=tuple(shape.choices),
         )
-        default = None if shape.default is None else self._value(parameter, shape.default, (*path, "default"))
-        return Parameter(**{**vars(parameter), "default": default})
+        default = self._default(parameter, shape.default, (*path, "default"))
+        return replace(parameter, default=default)
+
+    def _default(self, parameter: Parameter, value: Any, path: Path) -> Any:
+        """An empty text stands for nothing: an action's parameter that is filled with it is left out."""
+        is_nothing = value is None or (value == "" and parameter.kind in (Kind.TEXT, Kind.PATH))
+        return value if is_nothing else self._value(parameter, value, path)
 
     def _bound(self, parameter: Parameter, value: Any, path: Path) -> Any:
         if value is None:
@@ -146,7 +152,9 @@ class Builder:
     def _call(self, action: str, given: Mapping[str, Any], path: Path) -> ActionCall:
         spec = self._catalogue.get(action)
         if spec is None:
-            self._note((*path, "action"), f"there is no action {action!r}; {nearest(action, self._catalogue)}")
+            hint = nearest(action, self._catalogue)
+            hint = hint if hint.startswith("did") else "see `fireline action list`"
+            self._note((*path, "action"), f"there is no action {action!r}; {hint}")
             return ActionCall(action, given)
         known = {parameter.name: parameter for parameter in spec.parameters}
         for name in sorted(set(given) - set(known)):

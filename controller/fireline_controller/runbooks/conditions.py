@@ -116,7 +116,7 @@ def _fits(examined: Examined, text: str, scope: Scope, path: Path, wanted: Param
 def _default_fits(examined: Examined, name: str, path: Path, wanted: Parameter) -> Iterator[Problem]:
     """A run with nothing given is the usual one: what it would hand over is tried now."""
     for param in examined.runbook.params:
-        if name == f"params.{param.name}" and param.default is not None:
+        if name == f"params.{param.name}" and param.default not in (None, ""):
             try:
                 wanted.check(param.default)
             except BadValue as error:

@@ -130,12 +130,13 @@ def holds(text: str, scope: Scope, values: Mapping[str, Any]) -> bool:
 
 
 def fill(given: Mapping[str, Any], scope: Scope, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with the value of each `${EXPRESSION}`, in lists too.
+    """Parameters with the value of each `${EXPRESSION}`, in lists too; one whose value is empty or null is left out.
 
     Raises:
         ExpressionError: as `evaluate`.
     """
-    return {name: _filled(value, scope, values) for name, value in given.items()}
+    filled = {name: _filled(value, scope, values) for name, value in given.items()}
+    return {name: value for name, value in filled.items() if value not in (None, "")}
 
 
 def _filled(value: Any, scope: Scope, values: Mapping[str, Any]) -> Any:

@@ -60,7 +60,9 @@ def _value_error(_loc: Path, problem: Mapping[str, Any]) -> str:
     return str(problem["ctx"]["error"])
 
 
-def _unknown_key(loc: Path, _problem: Mapping[str, Any]) -> str:
+def _unknown_key(loc: Path, problem: Mapping[str, Any]) -> str:
+    if problem["input"] is None and " " in str(loc[-1]):
+        return f"unknown key {_short(loc[-1])}: a comma in braces ends a text; put the text in quotes"
     return f"unknown key {_short(loc[-1])}; {nearest(str(loc[-1]), _keys_beside(loc))}"
 
 

@@ -91,7 +91,7 @@ class ParamShape(_Shape):
         description="its type; in expressions a duration is whole seconds, a size whole bytes"
     )
     summary: Line = Field(description="what it means")
-    default: Any = Field(None, description="without one it must be given")
+    default: Any = Field(None, description="without one it must be given; an empty text stands for nothing")
     least: Any = Field(None, description="the least number, duration or size")
     most: Any = Field(None, description="the most")
     choices: list[str] = Field(default_factory=list, max_length=100, description="the only texts that are taken")

@@ -7,4 +7,5 @@ from fireline_agent.main import main
 MANNERS = ("well", "hang", "die", "flood", "breed", "broken", "stuck")
 
 if __name__ == "__main__":
-    sys.exit(main(collectors={name: f"tests.integration.agent.collectors.{name}" for name in MANNERS}))
+    collectors = {name: f"tests.integration.agent.collectors.{name}" for name in MANNERS}
+    sys.exit(main(collectors=collectors | {"disk_image": "fireline_agent.capture.disk_image"}))

@@ -1,0 +1,205 @@
+"""Keeps files that are chosen by age and name below named folders, before a clean-up removes them.
+
+It chooses by the same rules as the actions disk.clean_logs (`kind: logs`) and disk.clean_temp (`kind: temporary`), so
+that the same parameters mean the same files. Leaves to others: removing them.
+"""
+
+import hashlib
+import os
+import stat
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BufferedReader, RawIOBase
+from typing import IO, Any, Final, cast
+
+from fireline_agent.capture.collector import ArtifactWriter, Context, Sink, text
+from fireline_agent.capture.params import flag, number, refuse_unknown
+from fireline_agent.hands import holders, selection, tree
+from fireline_agent.hands.selection import Look, Picked, Rules, Selected
+from fireline_agent.hands.tree import Folder
+
+VERSION: Final = "1"
+
+_KNOWN: Final = ("kind", "roots", "patterns", "older_than", "time", "content", "whole_bytes")
+_PATTERNS: Final = {"logs": ["*.log", "*.log.*", "*.log-*"], "temporary": ["*"]}
+_DAYS: Final = {"logs": 7, "temporary": 10}
+_DAY_S: Final = 86400
+_MAX_AGE_S: Final = 1e9
+_WHOLE_BYTES: Final = 64 << 20
+_END_BYTES: Final = 1 << 20  # of each end of a file that is too large to be kept whole
+_BLOCK_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Wish:
+    roots: tuple[str, ...]
+    rules: Rules
+    has_content: bool
+    whole_bytes: int
+
+
+def collect(context: Context, sink: Sink) -> None:
+    """Write `files/selected.jsonl`, and what the files hold as `files/selected.tar` (pax).
+
+    Parameters: `roots`: the folders; `kind`: `logs` or `temporary`; `patterns`, `older_than` (seconds) and `time` as
+    the action has them; `content`: false for names and hashes alone; `whole_bytes`: of a larger file the first and last
+    MiB are kept, beside the hash of all of it.
+
+    Raises:
+        ValueError: a parameter is unknown or out of range.
+    """
+    wish = _wished(context)
+    look = Look(holders.held(context.roots.proc), tree.mount_points(context.roots.proc))
+    source = ", ".join(wish.roots)
+    with sink.artifact("files/selected.jsonl", source=source, method="filesystem") as out:
+        for root in wish.roots:
+            _list(out, root, wish, look)
+    if wish.has_content:
+        with sink.artifact("files/selected.tar", source=source, method="filesystem") as out:
+            _pack(out, wish, look)
+
+
+def _wished(context: Context) -> _Wish:
+    params = context.params
+    refuse_unknown(params, *_KNOWN)
+    kind = params.get("kind", "logs")
+    if kind not in _PATTERNS:
+        raise ValueError(f"collector parameter 'kind': wanted logs or temporary, found {kind!r}")
+    which = params.get("time", "newest" if kind == "temporary" else "mtime")
+    if which not in ("newest", "mtime"):
+        raise ValueError(f"collector parameter 'time': wanted newest or mtime, found {which!r}")
+    roots, patterns = _texts(params, "roots", []), _texts(params, "patterns", _PATTERNS[kind])
+    if not roots or not all(root.startswith("/") for root in roots):
+        raise ValueError(f"collector parameter 'roots': wanted absolute paths, at least one, found {roots!r}")
+    age = 0.0
+    if params.get("older_than") != 0:  # every age
+        age = number(params, "older_than", default=_DAYS[kind] * _DAY_S, highest=_MAX_AGE_S)
+    rules = Rules(tuple(patterns), selection.before_ns(int(age), time.time()), which == "newest", kind == "temporary")
+    whole = number(params, "whole_bytes", default=_WHOLE_BYTES, highest=1 << 40)
+    return _Wish(tuple(roots), rules, flag(params, "content", default=True), int(whole))
+
+
+def _texts(params: Any, name: str, default: list[str]) -> list[str]:
+    value = params.get(name, default)
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
+        raise ValueError(f"collector parameter {name!r}: wanted a list of texts, found {value!r}")
+    return list(value)
+
+
+def _list(out: ArtifactWriter, root: str, wish: _Wish, look: Look) -> None:
+    try:
+        with tree.opened(root) as top:
+            selected = selection.select(top, wish.rules, look)
+            for one in _each(top, selected, wish.rules, look):
+                out.record(_record(top, one))
+            for path, why in selected.spared.items():
+                out.record({**text("path", os.fsencode(path)), "left_alone": why})
+    except tree.NoFolder as error:
+        out.record({**text("path", os.fsencode(str(error.filename))), "lacks": str(error.strerror)})
+
+
+def _each(top: Folder, selected: Selected, rules: Rules, look: Look) -> Iterator[Picked]:
+    """The chosen files one by one; of a million, one batch at a time is in memory."""
+    for batch in selected.batches:
+        with suppress(tree.NoFolder), tree.opened_below(top, batch.path[len(top.path.rstrip("/")) + 1 :]) as folder:
+            yield from (one for one in selection.pick(folder, batch, rules, look)[1] if not one.is_folder)
+
+
+def _record(top: Folder, one: Picked) -> dict[str, Any]:
+    record = {**text("path", os.fsencode(f"{one.folder.rstrip('/')}/{one.name}")), "held_open": one.is_held}
+    try:
+        with _opened(top, one) as file:
+            found = os.fstat(file.fileno())
+            return record | _about(found) | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        return record | {"lacks": error.strerror or str(error)}
+
+
+def _about(found: os.stat_result) -> dict[str, Any]:
+    return {
+        "size_bytes": found.st_size,
+        "mode": f"{found.st_mode:o}",
+        "uid": found.st_uid,
+        "gid": found.st_gid,
+        "links": found.st_nlink,
+        "inode": found.st_ino,
+        "atime_ns": found.st_atime_ns,
+        "mtime_ns": found.st_mtime_ns,
+        "ctime_ns": found.st_ctime_ns,
+    }
+
+
+def _opened(top: Folder, one: Picked) -> BufferedReader:
+    """The file that was chosen, read without a change of its times where that may be.
+
+    Raises:
+        OSError: it is not that file any more, is no plain file, or refuses.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with tree.opened_below(top, one.folder[len(top.path.rstrip("/")) + 1 :]) as folder:
+        try:
+            descriptor = os.open(one.name, flags | os.O_NOATIME, dir_fd=folder.fd)
+        except PermissionError:
+            descriptor = os.open(one.name, flags, dir_fd=folder.fd)
+    file = os.fdopen(descriptor, "rb")
+    found = os.fstat(descriptor)
+    if (found.st_dev, found.st_ino) != one.identity or not stat.S_ISREG(found.st_mode):
+        file.close()
+        raise OSError("another file has its place")
+    return file
+
+
+class _Out(RawIOBase):
+    """An artifact as a file that is only written to."""
+
+    def __init__(self, artifact: ArtifactWriter) -> None:
+        self._artifact = artifact
+
+    def write(self, data: Any) -> int:
+        self._artifact.write(bytes(data))
+        return len(data)
+
+
+def _pack(out: ArtifactWriter, wish: _Wish, look: Look) -> None:
+    target = cast(IO[bytes], _Out(out))
+    with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape") as archive:
+        for root in wish.roots:
+            with suppress(tree.NoFolder), tree.opened(root) as top:
+                selected = selection.select(top, wish.rules, look)
+                for one in _each(top, selected, wish.rules, look):
+                    with suppress(OSError), _opened(top, one) as file:  # it went meanwhile: the list has its hash
+                        _add(archive, one, file, wish.whole_bytes)
+
+
+def _add(archive: tarfile.TarFile, one: Picked, file: IO[bytes], whole_bytes: int) -> None:
+    found = os.fstat(file.fileno())
+    path = f"{one.folder.rstrip('/')}/{one.name}".lstrip("/")
+    if found.st_size <= whole_bytes:
+        _add_piece(archive, path, found, file, found.st_size)
+        return
+    _add_piece(archive, f"{path}.first-{_END_BYTES}", found, file, _END_BYTES)
+    file.seek(found.st_size - _END_BYTES)
+    _add_piece(archive, f"{path}.last-{_END_BYTES}", found, file, _END_BYTES)
+
+
+def _add_piece(archive: tarfile.TarFile, name: str, found: os.stat_result, file: IO[bytes], size: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = size, stat.S_IMODE(found.st_mode), found.st_mtime_ns / 1e9
+    member.uid, member.gid = found.st_uid, found.st_gid
+    archive.addfile(member, cast(IO[bytes], _Padded(file, size)))
+
+
+class _Padded:
+    """Exactly so many bytes of a file: one that was cut short meanwhile goes on with zeros, as tar(1) does it."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def read(self, size: int = _BLOCK_BYTES) -> bytes:
+        wanted = min(size, self._left)
+        self._left -= wanted
+        return self._file.read(wanted).ljust(wanted, b"\0")

@@ -1,0 +1,1 @@
+"""Actions on containers, through the engine's API."""
