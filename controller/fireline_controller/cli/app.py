@@ -21,6 +21,7 @@ from fireline_controller.cli import (
     operator,
     options,
     output,
+    runbook_runs,
     session,
 )
 
@@ -51,6 +52,7 @@ app.command("capture", help=capture.HELP)(capture.capture)
 app.command("isolate", help=isolate.HELP)(isolate.isolate)
 app.command("release", help=isolate.RELEASE_HELP)(isolate.release)
 app.add_typer(isolation.app, name="isolation")
+app.add_typer(runbook_runs.app, name="runbook")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(host.app, name="host")
 app.add_typer(enroll.app, name="enroll")

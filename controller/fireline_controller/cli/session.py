@@ -42,6 +42,7 @@ _EXIT_BY_REASON = {
     "name_taken": REFUSED,
     "approval_required": REFUSED,
     "lockout": REFUSED,
+    "host_locked": REFUSED,
     "tampered": SOME_NOT_OK,
 }
 
@@ -60,6 +61,13 @@ def choose(**options: str) -> None:
 def is_remote() -> bool:
     """Whether commands go to a controller on another machine."""
     return bool(os.environ.get(CONTROLLER))
+
+
+def is_embedded(state: Path) -> bool:
+    """Whether a command runs a controller of its own: there is no daemon, and no other one was chosen."""
+    from fireline_controller import presence
+
+    return not is_remote() and not presence.address_of_daemon(state)
 
 
 def status_of(reason: str) -> int:

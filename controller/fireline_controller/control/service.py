@@ -7,13 +7,14 @@ from fireline_controller.control import wire
 from fireline_controller.control.answering import Context, answering, operator_of, streaming
 from fireline_controller.control.isolations import IsolationCalls
 from fireline_controller.control.people import PeopleCalls
+from fireline_controller.control.runs import RunCalls
 from fireline_controller.control.tokens import Tokens
 from fireline_controller.engine import Engine, News
 from fireline_controller.model import HostError
 from fireline_wire.v1 import common_pb2, control_pb2, control_pb2_grpc
 
 
-class ControlService(PeopleCalls, IsolationCalls, control_pb2_grpc.ControlServicer):
+class ControlService(PeopleCalls, IsolationCalls, RunCalls, control_pb2_grpc.ControlServicer):
     """What operators ask, answered by the engine."""
 
     def __init__(self, engine: Engine, tokens: Tokens) -> None:

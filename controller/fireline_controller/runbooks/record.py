@@ -130,11 +130,11 @@ class Move:
 
 @dataclass(frozen=True)
 class Taken:
-    """A move on record; `ends` is None while it is not known to have ended. `since` is when it was begun."""
+    """A move on record, with when it was begun and ended; `ends` is None while it is not known to have ended."""
 
     move: Move
+    since: datetime
     ends: tuple[HostEnd, ...] | None = None
-    since: datetime | None = None
     until: datetime | None = None
 
 

@@ -147,13 +147,13 @@ class Mover:
 
     def _spent_s(self, step: Step) -> float:
         """Since the step's first act."""
-        began = [t.since for t in self._ground.record if t.move.step == step.id and t.move.part in ACTS and t.since]
+        began = [t.since for t in self._ground.record if t.move.step == step.id and t.move.part in ACTS]
         return (self._rooms.now() - began[0]).total_seconds() if began else 0.0
 
     def _since_s(self, move: Move) -> float:
         """Since the move was begun, where that was before."""
         taken = self._ground.taken.get(move.key)
-        if taken is None or taken.since is None:
+        if taken is None:
             return 0.0
         return (self._rooms.now() - taken.since).total_seconds()
 
