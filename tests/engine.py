@@ -35,10 +35,14 @@ exec dockerd --host "unix://$1/docker.sock" --data-root "$1/engine/data" --exec-
 
 @dataclass(frozen=True)
 class LiveEngine:
-    """A running engine; `client` is the SDK's low-level client, with the test image loaded."""
+    """A running engine; `client` is the SDK's low-level client, with the test image loaded.
+
+    `root` is the file system as the engine sees it.
+    """
 
     socket: Path
     client: Any
+    root: Path
 
     def run(self, name: str, script: str, **host_settings: Any) -> str:
         """Create and start a container that runs a shell script; returns its id. `create` holds creation settings."""
@@ -88,7 +92,7 @@ def live_engine() -> Iterator[LiveEngine]:
         client = docker.APIClient(base_url=f"unix://{folder}/docker.sock", version="auto", timeout=30)
         try:
             client.import_image_from_data(_image(), repository=IMAGE.partition(":")[0], tag=IMAGE.partition(":")[2])
-            yield LiveEngine(folder / "docker.sock", client)
+            yield LiveEngine(folder / "docker.sock", client, Path(f"/proc/{_init_of(process)}/root"))
         finally:
             client.close()
     finally:
@@ -98,15 +102,18 @@ def live_engine() -> Iterator[LiveEngine]:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End the init of the namespace, and all in it, so that its parent reaps it; killing the parent leaves a zombie."""
-    with suppress(FileNotFoundError):
-        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+    with suppress(FileNotFoundError, IndexError, ProcessLookupError):
+        os.kill(_init_of(process), signal.SIGKILL)
     try:
         process.wait(timeout=10)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _init_of(process: subprocess.Popen[bytes]) -> int:
+    """The init of the engine's process namespace."""
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
 
 
 def sweep() -> None:

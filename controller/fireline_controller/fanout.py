@@ -9,11 +9,11 @@ import logging
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final, TypeAlias
 
-from fireline_controller.model import ConfigError, FirelineError, Host, HostError, HostOutcome, Outcome
+from fireline_controller.model import ActionReport, ConfigError, FirelineError, Host, HostError, HostOutcome, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,14 @@ class Budget:
             f"{note}at most {self.allowed + 1} of {_hosts(self.hosts)} can end not ok before it stops,"
             f" at most {self.room(failed=0, concurrency=width)} at work at once"
         )
+
+
+class Stopped(asyncio.CancelledError):
+    """Work that was cancelled and knows more than words: what became of its action by then."""
+
+    def __init__(self, said: str, action: ActionReport) -> None:
+        super().__init__(said)
+        self.action = action
 
 
 async def fan_out(
@@ -245,6 +253,8 @@ class _Run:
             outcome = HostOutcome(host.name, error.outcome, str(error), error.reason)
         except asyncio.CancelledError as error:
             outcome = attempt.cause.of(host.name, " ".join(map(str, error.args)))
+            if isinstance(error, Stopped):
+                outcome = replace(outcome, action=error.action)
         except FirelineError as error:
             self._halt(error)
             outcome = _stopped_by(error).of(host.name)

@@ -224,6 +224,47 @@ class IsolationTimes:
 
 
 @dataclass(frozen=True)
+class ActionChange:
+    """One thing that applying a plan changes, as the host tells it; `does` is for a person."""
+
+    kind: str
+    subject: str
+    does: str
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ActionReport:
+    """What is known of an action on one host: its plan, and how applying it or taking it back ended.
+
+    Attributes:
+        action, params: what was asked; the parameters as the operator gave them.
+        request_id: under which the host knows the application, for an undo.
+        risk: `read`, `reversible`, `disruptive` or `destructive`.
+        changes: the first of `change_count`; none means that there is nothing to do.
+        changes_done, verified: of an application: how far it came, and how it is known that it helped.
+        result: JSON values, named by the action's specification; `truncated` names lists that were cut.
+        in_doubt: subjects that may have been changed, or could not be taken back.
+    """
+
+    action: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    request_id: str = ""
+    plan_sha256: str = ""
+    risk: str = ""
+    summary: str = ""
+    changes: tuple[ActionChange, ...] = ()
+    change_count: int = 0
+    total_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+    changes_done: int = 0
+    verified: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    can_undo: bool = False
+    in_doubt: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class HostOutcome:
     """How one host of an operation ended, with what it yielded."""
 
@@ -241,6 +282,7 @@ class HostOutcome:
     sealed_ms: int = 0
     findings: tuple[Finding, ...] = ()
     isolation: IsolationTimes | None = None
+    action: ActionReport | None = None
 
 
 @dataclass(frozen=True)

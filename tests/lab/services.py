@@ -88,9 +88,16 @@ class Services:
         Raises:
             LabError: it failed (unless `check` is off), or there is no systemd.
         """
+        return self._host.run([*self.inside(), *argv], check=check)
+
+    def inside(self) -> list[str]:
+        """What stands before a command of the host so that it runs where the services run.
+
+        Raises:
+            LabError: there is no systemd.
+        """
         inside = _pid_on_host(self._init().pid)
-        enter = ["nsenter", "-t", str(inside), "-m", "-p", "-C", "--root", "--wd", "--"]
-        return self._host.run([*enter, *argv], check=check)
+        return ["nsenter", "-t", str(inside), "-m", "-p", "-C", "--root", "--wd", "--"]
 
     def _install(self) -> None:
         units = {unit.name: unit.read_text() for unit in (REPOSITORY / "agent").glob("*.service")} | dict(self._more)

@@ -24,10 +24,10 @@ class Silent:
 def answer(order):
     action = importlib.import_module("fireline_agent.remediation." + order["action"]).ACTION
     tools = Tools(request_id="lab-request")
-    params = action.spec.check(order["params"])
     if order["verb"] == "undo":
         done = tuple(applying.Done(Change(**one["change"]), one["kept"]) for one in order["done"])
         return {"left": applying.undo(action, tools, done, lambda *_: None)}
+    params = action.spec.check(order["params"])
     plan = applying.planned(action, tools, params)
     if order["verb"] == "plan":
         return {"plan": asdict(plan)}
@@ -56,14 +56,19 @@ class Acting:
         """Do it."""
         return self._ask({"verb": "apply", "action": action, "params": params})
 
-    def undo(self, action: str, applied: Mapping[str, Any], **params: object) -> list[str]:
+    def undo(self, action: str, applied: Mapping[str, Any]) -> list[str]:
         """Take it back; what could not be."""
-        left: list[str] = self._ask({"verb": "undo", "action": action, "params": params, "done": applied["done"]})[
-            "left"
-        ]
+        left: list[str] = self._ask({"verb": "undo", "action": action, "done": applied["done"]})["left"]
         return left
 
-    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+    def command(self, verb: str, action: str, **params: object) -> list[str]:
+        """What asks it, as a command where the service manager runs."""
+        return self._command({"verb": verb, "action": action, "params": params})
+
+    def _command(self, order: Mapping[str, Any]) -> list[str]:
         driver = self.host.write("/lab-act.py", _DRIVER.encode(), mode=0o755)
-        answer: dict[str, Any] = json.loads(self.manager.run(_PYTHON, "-I", driver, json.dumps(order)).splitlines()[-1])
+        return [_PYTHON, "-I", driver, json.dumps(order)]
+
+    def _ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.manager.run(*self._command(order)).splitlines()[-1])
         return answer

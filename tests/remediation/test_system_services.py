@@ -55,7 +55,7 @@ def test_a_stop_is_taken_back_by_a_start(acting: Acting) -> None:
     applied = acting.apply("system.service_stop", units=["shop.service"], settle=0)
     again = acting.plan("system.service_stop", units=["shop"])["plan"]
     stopped = state(acting, "shop")
-    left = acting.undo("system.service_stop", applied, units=["shop"])
+    left = acting.undo("system.service_stop", applied)
 
     assert applied["verified"]["sentence"] == "shop.service is inactive, for 0 s"
     assert (stopped, again["changes"], left, state(acting, "shop")) == ("inactive", [], [], "active")
@@ -66,7 +66,7 @@ def test_a_start_is_taken_back_by_a_stop(acting: Acting) -> None:
     acting.manager.run("systemctl", "stop", "shop")
     applied = acting.apply("system.service_start", units=["shop"], settle=0)
     started = state(acting, "shop")
-    left = acting.undo("system.service_start", applied, units=["shop"])
+    left = acting.undo("system.service_start", applied)
 
     assert (started, left, state(acting, "shop")) == ("active", [], "inactive")
 

@@ -18,7 +18,7 @@ from typing import IO, Any, Final, cast
 from fireline_agent.capture.collector import ArtifactWriter, Context, Sink, text
 from fireline_agent.capture.params import flag, number, refuse_unknown
 from fireline_agent.hands import holders, selection, tree
-from fireline_agent.hands.selection import Look, Picked, Rules, Selected
+from fireline_agent.hands.chosen import Look, Picked, Rules, Selected
 from fireline_agent.hands.tree import Folder
 
 VERSION: Final = "1"

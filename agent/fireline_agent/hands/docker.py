@@ -26,6 +26,7 @@ _MAX_DETAIL: Final = 200  # of the engine's own words in a message
 _CONNECTIONS: Final = 32  # kept open for callers that ask from several threads
 _OLDEST_API: Final = "1.24"  # the SDK's own floor
 _ONE_SHOT_MINOR: Final = 41
+_BODYLESS: Final = (204, 304)  # RFC 9110, section 6.4.1
 _API_VERSION: Final = re.compile(r"1\.\d{1,3}\Z")
 _ID: Final = re.compile(r"[0-9a-f]{64}\Z")
 _FRAME: Final = struct.Struct(">B3xI")  # Docker Engine API, "Stream format" of container attach
@@ -52,6 +53,16 @@ class EngineAbsent(Exception):
 def is_id(value: Any) -> bool:
     """Whether a value is a full id of a container or network: 64 hexadecimal digits."""
     return isinstance(value, str) and _ID.match(value) is not None
+
+
+def called(container: Any) -> set[str]:
+    """What a container of the engine's list is called: its names, its id, and its service in Compose."""
+    if not isinstance(container, dict):
+        return set()
+    names, labels = container.get("Names"), container.get("Labels")
+    service = labels.get("com.docker.compose.service") if isinstance(labels, dict) else None
+    listed = [str(name).lstrip("/") for name in names] if isinstance(names, list) else []
+    return {str(word) for word in (*listed, service, container.get("Id")) if word}
 
 
 class Engine:
@@ -315,6 +326,8 @@ def _client_class() -> Any:
             # Every body is streamed, so that its size is checked before it is in memory.
             response = super().send(request, **options | {"stream": True})
             response.raw = _Bounded(response.raw)
+            if response.status_code in _BODYLESS or response.headers.get("Content-Length") == "0":
+                _ = response.content  # the SDK reads no answer of this kind, and its connection would stay open
             return response
 
         def _result(self, response: Any, json: bool = False, binary: bool = False) -> Any:

@@ -6,6 +6,7 @@ Leaves to others: what is changed, and whether it still is what was planned.
 Source: Docker Engine API 1.41.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,16 +93,16 @@ class ChangingEngine(Engine):
         """Make a network by the API's own names; returns its id."""
         path = self._client._url("/networks/create")
         what = f"create network {str(settings.get('Name'))[:80]}"
-        return str(self._ask(what, lambda: self._posted(path, settings).json(), dict)["Id"])
+        return str(self._ask(what, lambda: json.loads(self._posted(path, settings)), dict)["Id"])
 
     def remove_network(self, network: str) -> None:
         """Remove a network; refused by the engine where a container is on it."""
         self._do(f"remove network {network[:12]}", lambda: self._client.remove_network(network))
 
-    def _posted(self, path: str, body: Mapping[str, Any]) -> Any:
+    def _posted(self, path: str, body: Mapping[str, Any]) -> bytes:
         response = self._client._post_json(path, data=body)
-        self._client._raise_for_status(response)
-        return response
+        answer: bytes = self._client._result(response, binary=True)
+        return answer
 
 
 @contextmanager

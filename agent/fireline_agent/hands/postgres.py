@@ -15,7 +15,6 @@ from fireline_agent.hands.psql import ContainerServer, LocalServer, Place, PsqlE
 from fireline_agent.hands.roots import Roots
 
 _SOCKET_FOLDERS: Final = ("var/run/postgresql", "tmp")  # Debian's and most others', and the sources' own default
-_SERVICE: Final = "com.docker.compose.service"
 _IMAGE: Final = re.compile(r"(?:^|[/-])(?:postgres|postgresql|postgis|timescaledb|pgvector)(?:[:@-]|$)")
 
 # Sessions and processes of the server, oldest first, with what they wait for; times in UTC, ages in seconds.
@@ -84,7 +83,7 @@ def pick(containers: Sequence[Any], service: str | None) -> Mapping[str, Any]:
         PsqlError: none or several.
     """
     known = [c for c in containers if isinstance(c, dict) and docker.is_id(c.get("Id"))]
-    fit = known if service is None else [c for c in known if _is_called(c, service)]
+    fit = known if service is None else [c for c in known if service in docker.called(c)]
     if len(fit) == 1:
         return fit[0]
     names = ", ".join(sorted(map(container_name, fit or known))[:20]) or "none"
@@ -97,12 +96,6 @@ def container_name(container: Mapping[str, Any]) -> str:
     """Its name without the slash, or its short id."""
     names = container.get("Names")
     return str(names[0]).lstrip("/")[:128] if isinstance(names, list) and names else str(container.get("Id", ""))[:12]
-
-
-def _is_called(container: Mapping[str, Any], service: str) -> bool:
-    labels = container.get("Labels")
-    label = labels.get(_SERVICE) if isinstance(labels, dict) else None
-    return service in (container_name(container), label) or container["Id"] == service
 
 
 def _containers(roots: Roots) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ _SIGNS: Final = (
     ("remaining connection slots are reserved", "full"),
     ("too many connections for", "full"),
     ("the database system is", "starting"),  # starting up, shutting down, in recovery mode, not accepting connections
-    ("No such file or directory", "absent"),
+    ("No such file or directory", "down"),  # in a container; on the host the socket is looked for before
     ("Connection refused", "down"),
     ("server closed the connection", "down"),
     ("timeout expired", "hung"),

@@ -33,6 +33,10 @@ _SECRET_VALUE: Final = re.compile(
 # scheme://user:password@host, RFC 3986 section 3.2.1. The password may hold an unescaped @: take the last one.
 _URL_PASSWORD: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/]+(@)", re.IGNORECASE)
 
+# `name=value`, `name: value`, `"name": "value"` anywhere in a line of text; and what follows the scheme of RFC 7235.
+_PAIR: Final = re.compile(r"""(?<![\w.-])([A-Za-z_][\w.-]*)(["'\\]{0,4}\s?[=:]\s?["'\\]{0,4})([^\s"'\\,;&}\])]+)""")
+_AUTHORIZATION: Final = re.compile(r"\b(Bearer|Basic|Digest) +[^\s\"',]+", re.IGNORECASE)
+
 
 def mask(key: str, value: str) -> str:
     """Mask a value that its name or its own shape gives away as secret; an empty value stays empty, which tells much.
@@ -49,6 +53,14 @@ def mask(key: str, value: str) -> str:
 def mask_assignments(assignments: list[str]) -> list[str]:
     """Mask the values of `KEY=VALUE` strings, such as an environment; a string without `=` is masked by its shape."""
     return [_mask_assignment(assignment) for assignment in assignments]
+
+
+def mask_text(text: str) -> str:
+    """Mask the values of a secret's name within free text, such as a line of a log, and what shows by itself."""
+    text = _AUTHORIZATION.sub(rf"\g<1> {MASK}", text)
+    text = _URL_PASSWORD.sub(rf"\g<1>{MASK}\g<2>", text)
+    text = _PAIR.sub(lambda pair: pair[1] + pair[2] + mask(pair[1], pair[3]), text)
+    return _SECRET_VALUE.sub(MASK, text)
 
 
 def mask_tree(value: Any) -> Any:

@@ -40,9 +40,13 @@ class Systemctl:
         answer = self._run(["systemctl", "show", f"--property={','.join(properties)}", "--", unit], _LOOK_S)
         return dict(line.split("=", 1) for line in answer.splitlines() if "=" in line)
 
-    def act(self, verb: str, *units: str, timeout_s: float) -> None:
-        """Have it done and wait for the end of it: `start`, `stop`, `restart`, `enable`, `disable`, …."""
-        self._run(["systemctl", verb, "--no-ask-password", "--", *units], timeout_s)
+    def act(self, verb: str, unit: str, *, timeout_s: float) -> None:
+        """Have it done and wait for the end of it: `start`, `stop`, `restart`, `reset-failed`."""
+        self._run(["systemctl", verb, "--no-ask-password", "--", unit], timeout_s)
+
+    def switch(self, unit: str, *, on: bool) -> None:
+        """Start a unit now and at every boot, or end it and start it never again."""
+        self._run(["systemctl", "enable" if on else "disable", "--now", "--no-ask-password", "--", unit], _LOOK_S)
 
     def reload(self) -> None:
         """Read the unit files again."""

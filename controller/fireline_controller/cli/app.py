@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fireline_controller.cli import (
+    action,
     approval,
     capture,
     enroll,
@@ -21,6 +22,7 @@ from fireline_controller.cli import (
     operator,
     options,
     output,
+    runbook,
     runbook_runs,
     session,
 )
@@ -52,8 +54,10 @@ app.command("capture", help=capture.HELP)(capture.capture)
 app.command("isolate", help=isolate.HELP)(isolate.isolate)
 app.command("release", help=isolate.RELEASE_HELP)(isolate.release)
 app.add_typer(isolation.app, name="isolation")
-app.add_typer(runbook_runs.app, name="runbook")
+app.add_typer(action.app, name="action")
 app.add_typer(evidence.app, name="evidence")
+runbook_runs.add_to(runbook.app)
+app.add_typer(runbook.app, name="runbook")
 app.add_typer(host.app, name="host")
 app.add_typer(enroll.app, name="enroll")
 app.add_typer(operator.app, name="operator")

@@ -137,9 +137,12 @@ async def decide(control: "ControlStub", request: str, approves: bool, reason: s
     from fireline_wire.v1 import control_pb2
 
     decision = control_pb2.DecideApprovalRequest(id=request, approves=approves, reason=reason)
-    _print(await control.DecideApproval(decision), json)
+    decided = await control.DecideApproval(decision)
+    _print(decided, json)
     if approves and not json:
-        output.say("once all approvals are there, the requester repeats the same command")
+        is_run = decided.action == "runbook"
+        once = "the run goes on by itself" if is_run else "the requester repeats the same command"
+        output.say(f"once all approvals are there, {once}")
     return session.OK
 
 

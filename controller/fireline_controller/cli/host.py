@@ -115,6 +115,7 @@ async def _show(control: "ControlStub", name: str, json: bool) -> int:
         "clock_offset_ms": reply.clock_offset_ns / 1e6,
         "spool_free_bytes": reply.spool_free_bytes,
         "collectors": list(reply.collectors),
+        "actions": list(reply.actions),
         "lacks": list(reply.lacks),
     }
     if json:

@@ -132,9 +132,26 @@ def host_document(host: "control_pb2.HostOutcome") -> dict[str, Any]:
             "sealed_ms": host.sealed_ms,
             "findings": [finding_document(f) for f in host.findings],
         }
+    if host.HasField("action"):
+        document["action"] = action_document(host.action)
     if host.HasField("isolation"):
         document["isolation"] = isolation_document(host.isolation)
     return document
+
+
+def action_document(report: "control_pb2.ActionReport") -> dict[str, Any]:
+    """An action on a host with its stable keys."""
+    names = ("action", "plan_sha256", "risk", "summary", "change_count", "changes_done", "verified", "can_undo")
+    return {name: getattr(report, name) for name in names} | {
+        "params": json.loads(report.params_json or "{}"),
+        "bytes": report.total_bytes,
+        "changes": [
+            {"kind": c.kind, "subject": c.subject, "does": c.does, "bytes": c.size_bytes} for c in report.changes
+        ],
+        "warnings": list(report.warnings),
+        "result": json.loads(report.result_json or "{}"),
+        "in_doubt": list(report.in_doubt),
+    }
 
 
 def isolation_document(times: "control_pb2.IsolationTimes") -> dict[str, Any]:

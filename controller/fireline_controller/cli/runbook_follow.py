@@ -62,7 +62,9 @@ async def follow(control: "ControlStub", run_id: str, view: View, *, is_here: bo
 
 def _say_left(run_id: str, *, is_here: bool) -> None:
     if is_here:
-        output.say(f"{run_id} is parked: go on with it: fireline runbook resume {run_id} (a daemon does when it starts)")
+        output.say(
+            f"{run_id} is parked: go on with it: fireline runbook resume {run_id} (a daemon does when it starts)"
+        )
     else:
         output.say(f"{run_id} goes on without you: watch it: fireline runbook resume {run_id}")
     output.say(f"end it: fireline runbook cancel {run_id}; take it back: fireline runbook rollback {run_id}")

@@ -1,5 +1,6 @@
 """`fireline runbook`: plan, run, watch, stop and take back."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,13 +13,14 @@ if TYPE_CHECKING:
     from fireline_wire.v1 import control_pb2, runs_pb2
     from fireline_wire.v1.control_pb2_grpc import ControlStub
 
-app = typer.Typer(help="Procedures: checked, planned, run durably, taken back.", no_args_is_help=True)
 
 _NAME = Annotated[str, typer.Argument(metavar="RUNBOOK", help="Such as disk-full.")]
 _RUN = Annotated[str, typer.Argument(metavar="RUN", help="Such as run-19b7ca98c88-5e6f7a8b.")]
 _Params = Annotated[
     list[str] | None,
-    typer.Option("--param", "-p", metavar="NAME=VALUE", help="A parameter of the runbook. Repeatable.", show_default=False),
+    typer.Option(
+        "--param", "-p", metavar="NAME=VALUE", help="A parameter of the runbook. Repeatable.", show_default=False
+    ),
 ]
 _EXAMPLE = "run-19b7ca98c88-5e6f7a8b"
 _FOLLOW_EXITS = (
@@ -39,7 +41,6 @@ _PLAN_HELP = options.manual(
 )
 
 
-@app.command("plan", help=_PLAN_HELP)
 def plan(
     runbook: _NAME,
     target: options.Target = None,
@@ -69,7 +70,7 @@ _RUN_HELP = options.manual(
     "which it began. While it runs nobody else changes its hosts. Ctrl-C leaves it: a daemon goes on with it; without "
     "one it is parked until `fireline runbook resume`.",
     examples=(
-        'fireline runbook run unhealthy-containers -t web[1-9] --incident INC-20260102-030405 --reason "checkout is down"',
+        'fireline runbook run unhealthy-containers -t web[1-9] -i INC-20260102-030405 --reason "checkout is down"',
         "fireline runbook run disk-full -t db1 --plan",
         "fireline runbook run disk-full -t db1 -p older_than=7d --reason drill --wait 5m --jsonl",
     ),
@@ -77,7 +78,6 @@ _RUN_HELP = options.manual(
 )
 
 
-@app.command("run", help=_RUN_HELP)
 def run(
     runbook: _NAME,
     target: options.Target = None,
@@ -89,7 +89,10 @@ def run(
     wait: Annotated[
         str,
         typer.Option(
-            "--wait", metavar="DURATION", help="Wait so long for hosts that others change now, as 5m.", show_default=False
+            "--wait",
+            metavar="DURATION",
+            help="Wait so long for hosts that others change now, as 5m.",
+            show_default=False,
         ),
     ] = "",
     yes: options.Yes = False,
@@ -113,13 +116,15 @@ def run(
     session.run(place, lambda control: _run(control, runbook, wish, param or [], wait_s, is_here))
 
 
-async def _run(control: "ControlStub", runbook: str, wish: operations.Wish, params: list[str], wait_s: int) -> int:
+async def _run(
+    control: "ControlStub", runbook: str, wish: operations.Wish, params: list[str], wait_s: int, is_here: bool
+) -> int:
     confirmed = await operations.confirmed(control, wish)
     request = _request(confirmed, runbook, params)
     request.is_confirmed = wish.yes
     request.wait.FromSeconds(wait_s)
     begun = await control.StartRun(request)
-    return await _follow(control, begun.id, View(wish.json, wish.json_lines))
+    return await runbook_follow.follow(control, begun.id, View(wish.json, wish.json_lines), is_here=is_here)
 
 
 _STATUS_HELP = options.manual(
@@ -129,7 +134,6 @@ _STATUS_HELP = options.manual(
 )
 
 
-@app.command("status", help=_STATUS_HELP)
 def status(
     run: Annotated[str, typer.Argument(metavar="[RUN]", help="One run.", show_default=False)] = "",
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The newest so many.")] = 20,
@@ -151,7 +155,15 @@ async def _list(control: "ControlStub", limit: int, json: bool) -> int:
         output.say("nothing was run yet: fireline runbook run RUNBOOK -t HOSTS")
     else:
         rows = [
-            (r.id, r.state, f"{r.runbook} {r.version}", r.hosts, r.operator, output.moment(r.started_at), r.position or r.why)
+            (
+                r.id,
+                r.state,
+                f"{r.runbook} {r.version}",
+                r.hosts,
+                r.operator,
+                output.moment(r.started_at),
+                r.position or r.why,
+            )
             for r in reply.runs
         ]
         output.table(("RUN", "IS", "RUNBOOK", "HOSTS", "BY", "SINCE", "AT"), rows)
@@ -167,7 +179,9 @@ async def _show(control: "ControlStub", run_id: str, json: bool) -> int:
         document = runbook_follow.run_document(found.run)
         output.print_json({**document, "note": found.note, "approval": found.approval_id, "moves": moves})
         return session.OK
-    fields = {name: value for name, value in runbook_follow.run_document(found.run).items() if value and name != "params"}
+    fields = {
+        name: value for name, value in runbook_follow.run_document(found.run).items() if value and name != "params"
+    }
     output.table(("FIELD", "VALUE"), [(name, str(value)) for name, value in fields.items()])
     for move in found.moves:
         for line in runbook_follow.move_lines(move):
@@ -185,7 +199,6 @@ _APPROVE_HELP = options.manual(
 )
 
 
-@app.command("approve", help=_APPROVE_HELP)
 def approve(
     run: _RUN,
     reason: options.Reason = "",
@@ -219,7 +232,6 @@ _DONE_HELP = options.manual(
 )
 
 
-@app.command("done", help=_DONE_HELP)
 def done(
     run: _RUN,
     step: Annotated[str, typer.Argument(metavar="STEP", help="The step's id.")],
@@ -255,7 +267,6 @@ _CANCEL_HELP = options.manual(
 )
 
 
-@app.command("cancel", help=_CANCEL_HELP)
 def cancel(
     run: _RUN,
     reason: options.Reason = "",
@@ -264,7 +275,7 @@ def cancel(
     state: options.State = None,
 ) -> None:
     """Cancel a run."""
-    session.run(session.folder(state), lambda control: _wish(control, run, "cancel", reason, View(json, json_lines)))
+    _wish(state, run, "cancel", reason, View(json, json_lines))
 
 
 _ROLLBACK_HELP = options.manual(
@@ -275,7 +286,6 @@ _ROLLBACK_HELP = options.manual(
 )
 
 
-@app.command("rollback", help=_ROLLBACK_HELP)
 def rollback(
     run: _RUN,
     reason: options.Reason = "",
@@ -284,14 +294,20 @@ def rollback(
     state: options.State = None,
 ) -> None:
     """Take a run back."""
-    session.run(session.folder(state), lambda control: _wish(control, run, "rollback", reason, View(json, json_lines)))
+    _wish(state, run, "rollback", reason, View(json, json_lines))
 
 
-async def _wish(control: "ControlStub", run_id: str, wish: str, reason: str, view: View) -> int:
+def _wish(state: Path | None, run_id: str, wish: str, reason: str, view: View) -> None:
+    place = session.folder(state)
+    is_here = session.is_embedded(place)
+    session.run(place, lambda control: _wished(control, run_id, wish, reason, view, is_here))
+
+
+async def _wished(control: "ControlStub", run_id: str, wish: str, reason: str, view: View, is_here: bool) -> int:
     from fireline_wire.v1 import runs_pb2
 
     await control.WishRun(runs_pb2.WishRunRequest(id=run_id, wish=wish, reason=reason))
-    ended = await _follow(control, run_id, view)
+    ended = await runbook_follow.follow(control, run_id, view, is_here=is_here)
     return session.OK if ended == session.SOME_NOT_OK and await _is(control, run_id, wish) else ended
 
 
@@ -312,7 +328,6 @@ _RESUME_HELP = options.manual(
 )
 
 
-@app.command("resume", help=_RESUME_HELP)
 def resume(
     run: _RUN,
     json: options.Json = False,
@@ -320,23 +335,19 @@ def resume(
     state: options.State = None,
 ) -> None:
     """Go on with a run."""
-    session.run(session.folder(state), lambda control: _resume(control, run, View(json, json_lines)))
+    place = session.folder(state)
+    is_here = session.is_embedded(place)
+    session.run(place, lambda control: _resume(control, run, View(json, json_lines), is_here))
 
 
-async def _resume(control: "ControlStub", run_id: str, view: View) -> int:
+async def _resume(control: "ControlStub", run_id: str, view: View, is_here: bool) -> int:
     from fireline_wire.v1 import runs_pb2
 
     await control.ResumeRun(runs_pb2.ResumeRunRequest(id=run_id))
-    return await _follow(control, run_id, view)
+    return await runbook_follow.follow(control, run_id, view, is_here=is_here)
 
 
-async def _follow(control: "ControlStub", run_id: str, view: View) -> int:
-    return await runbook_follow.follow(control, run_id, view, is_here=session.is_embedded())
-
-
-def _request(
-    chosen: "control_pb2.OperationOptions", runbook: str, params: list[str]
-) -> "control_pb2.StartRunRequest":
+def _request(chosen: "control_pb2.OperationOptions", runbook: str, params: list[str]) -> "control_pb2.StartRunRequest":
     from fireline_wire.v1 import control_pb2
 
     pairs = [text.partition("=") for text in params]
@@ -399,3 +410,15 @@ def _plan_document(found: "runs_pb2.PlanRunReply") -> dict[str, Any]:
             for s in found.steps
         ],
     }
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to those of runbooks."""
+    app.command("plan", help=_PLAN_HELP)(plan)
+    app.command("run", help=_RUN_HELP)(run)
+    app.command("status", help=_STATUS_HELP)(status)
+    app.command("approve", help=_APPROVE_HELP)(approve)
+    app.command("done", help=_DONE_HELP)(done)
+    app.command("cancel", help=_CANCEL_HELP)(cancel)
+    app.command("rollback", help=_ROLLBACK_HELP)(rollback)
+    app.command("resume", help=_RESUME_HELP)(resume)

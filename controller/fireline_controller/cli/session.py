@@ -42,6 +42,7 @@ _EXIT_BY_REASON = {
     "name_taken": REFUSED,
     "approval_required": REFUSED,
     "lockout": REFUSED,
+    "no_evidence": REFUSED,
     "host_locked": REFUSED,
     "tampered": SOME_NOT_OK,
 }

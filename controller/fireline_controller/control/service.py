@@ -7,6 +7,8 @@ from fireline_controller.control import wire
 from fireline_controller.control.answering import Context, answering, operator_of, streaming
 from fireline_controller.control.isolations import IsolationCalls
 from fireline_controller.control.people import PeopleCalls
+from fireline_controller.control.remediations import RemediationCalls
+from fireline_controller.control.runbooks import RunbookCalls
 from fireline_controller.control.runs import RunCalls
 from fireline_controller.control.tokens import Tokens
 from fireline_controller.engine import Engine, News
@@ -14,7 +16,9 @@ from fireline_controller.model import HostError
 from fireline_wire.v1 import common_pb2, control_pb2, control_pb2_grpc
 
 
-class ControlService(PeopleCalls, IsolationCalls, RunCalls, control_pb2_grpc.ControlServicer):
+class ControlService(
+    PeopleCalls, IsolationCalls, RemediationCalls, RunbookCalls, RunCalls, control_pb2_grpc.ControlServicer
+):
     """What operators ask, answered by the engine."""
 
     def __init__(self, engine: Engine, tokens: Tokens) -> None:
@@ -72,6 +76,7 @@ class ControlService(PeopleCalls, IsolationCalls, RunCalls, control_pb2_grpc.Con
         reply.clock_round_trip_ns = found.clock_round_trip_ns
         reply.collectors.extend(found.collectors)
         reply.lacks.extend(found.lacks)
+        reply.actions.extend(found.actions)
         return reply
 
     @answering

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from fireline_controller.control import wire_remediation
 from fireline_controller.engine import Finished, IncidentView, News, Operator, Progress, Started, TargetSpec, Wish
 from fireline_controller.model import Evidence, Finding, Host, HostOutcome, IsolationTimes, Line, Target
 from fireline_controller.policy import Approval
@@ -85,6 +86,7 @@ def _host_outcome(outcome: HostOutcome) -> control_pb2.HostOutcome:
         sealed_ms=outcome.sealed_ms,
         findings=[_finding(f) for f in outcome.findings],
         isolation=_times(outcome.isolation),
+        action=wire_remediation.report(outcome.action),
     )
 
 

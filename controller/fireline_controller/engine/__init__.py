@@ -15,13 +15,20 @@ from fireline_controller.engine.fleet import Hosts
 from fireline_controller.engine.foresight import Planned
 from fireline_controller.engine.incidents import Incidents, IncidentView
 from fireline_controller.engine.isolations import HostIsolations, Isolations
+from fireline_controller.engine.locks import Locks
 from fireline_controller.engine.operations import Operations, Running
 from fireline_controller.engine.operators import OnDenied, Operator, Operators, current
 from fireline_controller.engine.orders import Orders
 from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.records import Records
+from fireline_controller.engine.remediations import Outlook, Remediations
 from fireline_controller.engine.returning import Returning
+from fireline_controller.engine.runs import Runs
+from fireline_controller.engine.runs.acts import HostDeeds
+from fireline_controller.engine.runs.books import Bookshelf
+from fireline_controller.engine.runs.rooms import RunRooms, risk_of
 from fireline_controller.engine.settling import lineage
+from fireline_controller.engine.suggestions import Suggestions
 from fireline_controller.engine.upkeep import Upkeep
 from fireline_controller.engine.values import Finished, IsolationWish, News, Progress, Started, TargetSpec, Wish
 from fireline_controller.hosts import Fleet
@@ -38,6 +45,7 @@ __all__ = [
     "IsolationWish",
     "News",
     "Operator",
+    "Outlook",
     "Planned",
     "Progress",
     "Started",
@@ -79,11 +87,28 @@ class Engine:
         self.approvals = Approvals(store, folder / "policy.toml", lambda tx, at: current(tx, authority(), at), now)
         self.hosts = Hosts(store, fleet, self.approvals, now)
         self.incidents = Incidents(store, now)
+        self.suggestions = Suggestions(folder, self.incidents, self.hosts)
         self.records = Records(store, vault, authority, folder / "authorities", now)
         self.operators = Operators(store, authority, self.approvals, on_denied, now)
         orders = Orders(authority, settings)
         self.isolations = Isolations(
             self._rooms, fleet, self.operations, self.approvals, orders=orders, profile=self._profile
+        )
+        self.locks = Locks(store, now)
+        self.remediations = Remediations(
+            self._rooms, fleet, self.operations, self.approvals, self.locks, capture=self._captured
+        )
+        deeds = HostDeeds(self._rooms, fleet, self.isolations, self._profile)
+        run_rooms = RunRooms(
+            store, Bookshelf(folder), deeds, self.locks, lambda tx, at: current(tx, authority(), at), risk_of, now
+        )
+        self.runs = Runs(
+            run_rooms,
+            folder / "runs",
+            settings.store.url or f"sqlite:///{folder / 'runs.sqlite'}",
+            is_shared=bool(settings.store.url),
+            operations=self.operations,
+            approvals=self.approvals,
         )
         self._returning = Returning(self._rooms, fleet, orders, self.isolations.isolate)
         self.upkeep = Upkeep(store, fleet, authority, settings, now, on_seen=self._returning.seen)
@@ -130,7 +155,12 @@ class Engine:
             await self.operations.resolve(wish.target)  # before the chain is read, so that it has all its outcomes
         chain = await self._store.read(lambda tx: _retried(tx, wish))
         profile = self._profile(chain[0].profile if chain else profile_name)
+        async for news in self._captured(wish, profile, chain):
+            yield news
 
+    async def _captured(
+        self, wish: Wish, profile: profiles.Profile, chain: Sequence[Operation] = ()
+    ) -> AsyncIterator[News]:
         async def work(running: Running, host: Host) -> HostOutcome:
             request_id = _request_id(host.name, running.operation.id, chain)
             client = self._fleet.client(host)
@@ -165,6 +195,7 @@ class Engine:
     async def close(self) -> None:
         """Stop what runs and wait until it is on record."""
         await self._returning.close()
+        await self.runs.close()
         await self.operations.close()
 
     def _profile(self, name: str) -> profiles.Profile:

@@ -35,7 +35,13 @@ class Locks:
         self._now = now
 
     async def take(
-        self, holder: Holder, hosts: Sequence[str], *, wait_s: float = 0, tell: Callable[[str], None] = lambda _: None
+        self,
+        holder: Holder,
+        hosts: Sequence[str],
+        *,
+        wait_s: float = 0,
+        lasts: timedelta = LEASE,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Take the locks of all these hosts, or none. Those that the holder has are renewed.
 
@@ -43,6 +49,7 @@ class Locks:
             holder: who.
             hosts: names.
             wait_s: how long to wait for those that others hold; 0: not at all.
+            lasts: how long the locks hold where nobody renews them.
             tell: told once for whom it waits.
 
         Raises:
@@ -50,7 +57,7 @@ class Locks:
         """
         loop = asyncio.get_running_loop()
         until, told = loop.time() + wait_s, ""
-        while in_the_way := await self._store.run(lambda tx: self.taken(tx, holder, hosts)):
+        while in_the_way := await self._store.run(lambda tx: self.taken(tx, holder, hosts, lasts)):
             words = in_words(in_the_way)
             if loop.time() >= until:
                 raise PolicyError(f"{words}; wait for it with --wait", reason="host_locked")
@@ -59,10 +66,12 @@ class Locks:
                 told = words
             await asyncio.sleep(_LOOK_S)
 
-    def taken(self, tx: Transaction, holder: Holder, hosts: Sequence[str]) -> Sequence[HostLock]:
+    def taken(
+        self, tx: Transaction, holder: Holder, hosts: Sequence[str], lasts: timedelta = LEASE
+    ) -> Sequence[HostLock]:
         """`take` within a transaction: the locks in the way; none: all are taken."""
         now = self._now()
-        wanted = [HostLock(host, holder.owner, holder.operator, holder.what, now, now + LEASE) for host in hosts]
+        wanted = [HostLock(host, holder.owner, holder.operator, holder.what, now, now + lasts) for host in hosts]
         return tx.take_locks(wanted)
 
     async def renew(self, owner: str) -> None:

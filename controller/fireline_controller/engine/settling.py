@@ -45,6 +45,12 @@ def _left(tx: Transaction, operation: Operation, family: set[str], host: str) ->
     for evidence in tx.evidence_list(host=host):
         if evidence.operation_id in family and _counts(evidence, operation):
             return _sealed(evidence, operation)
+    if operation.kind in ("remediate", "undo"):
+        detail = (
+            "the controller was stopped before this host ended: what is begun goes on there and is remembered; what"
+            f" became of it: --retry-of {operation.id}"
+        )
+        return HostOutcome(host, Outcome.UNREACHABLE, detail, "controller_stopped")
     again = f"; take it up again: --retry-of {operation.id}" if operation.kind == "capture" else ""
     detail = f"the controller was stopped before this host ended{again}"
     return HostOutcome(host, Outcome.UNREACHABLE, detail, "controller_stopped")

@@ -32,6 +32,8 @@ class Wish:
     concurrency: int = 0
     # Why it may pass without the approval that it needs; empty: it may not.
     break_glass: str = ""
+    # Under which the hosts remember it, so that a repeat gets the first result; empty: the operation's own id.
+    request_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The way to the hosts: each one as a client whose every failure says its kind. The engine and above may import it.
 
-values > wire, descriptors > channels, diagnosis > failures > calls > client > fleet; vantage stands alone.
+values > wire, descriptors > channels, diagnosis > failures > calls > asking > client > fleet; vantage stands alone.
 """
 
 from fireline_controller.hosts.client import HostClient
@@ -31,8 +31,20 @@ from fireline_controller.hosts.values_isolation import (
     Released,
     SignedOrder,
 )
+from fireline_controller.hosts.values_remediation import (
+    ActionAccepted,
+    ActionEnded,
+    ActionNews,
+    ActionPlan,
+    ActionProgress,
+)
 
 __all__ = [
+    "ActionAccepted",
+    "ActionEnded",
+    "ActionNews",
+    "ActionPlan",
+    "ActionProgress",
     "Armed",
     "CancelAnswer",
     "CaptureAccepted",

@@ -13,6 +13,7 @@ from fireline_controller.hosts import failures, wire
 from fireline_controller.hosts.calls import Caller
 from fireline_controller.hosts.channels import Line
 from fireline_controller.hosts.client_isolation import GrpcIsolation, IsolationCalls
+from fireline_controller.hosts.client_remediation import GrpcRemediation, RemediationCalls
 from fireline_controller.hosts.values import (
     CancelAnswer,
     CaptureNews,
@@ -41,7 +42,7 @@ _CAPTURE: Final = "/fireline_wire.v1.Capture/"
 _SESSION: Final = _HOST + "Session"
 
 
-class HostClient(IsolationCalls, Protocol):
+class HostClient(IsolationCalls, RemediationCalls, Protocol):
     """What can be asked of one host.
 
     All raise HostError (see `values` for the reasons that no agent sends), and ControllerExhausted. `timeout_s` is for
@@ -112,7 +113,7 @@ class PingEncoder:
         return self._last
 
 
-class GrpcHost(GrpcIsolation):
+class GrpcHost(GrpcIsolation, GrpcRemediation):
     """A host over two lines: one for commands, one for evidence, so that no transfer stands before a command (I9)."""
 
     def __init__(

@@ -3,14 +3,11 @@
 The part of HostClient that is about isolation; what holds for the others' failures and time-outs holds here.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Final, Protocol
 
-from google.protobuf.message import DecodeError, Message
-
-from fireline_controller.hosts import failures, wire, wire_isolation
-from fireline_controller.hosts.calls import Caller
-from fireline_controller.hosts.channels import Line
+from fireline_controller.hosts import wire, wire_isolation
+from fireline_controller.hosts.asking import Asker
 from fireline_controller.hosts.values import Command
 from fireline_controller.hosts.values_isolation import (
     Armed,
@@ -22,8 +19,6 @@ from fireline_controller.hosts.values_isolation import (
 )
 from fireline_controller.isolation import Sight
 from fireline_wire.v1 import isolation_pb2
-
-_Reply = TypeVar("_Reply", bound=Message)
 
 _ISOLATION: Final = "/fireline_wire.v1.Isolation/"
 _WITNESS: Final = "/fireline_wire.v1.Witness/"
@@ -59,17 +54,8 @@ class IsolationCalls(Protocol):
         """Look at another host from this one: exactly one sight for each address and port."""
 
 
-class GrpcIsolation:
-    """The calls on a host's control line, so that they never stand behind a capture (I9).
-
-    `fresh` makes one more line to the same host.
-    """
-
-    def __init__(self, control: Line, caller: Caller, fresh: Callable[[], Line]) -> None:
-        self._name = control.destination.host
-        self._control = control
-        self._caller = caller
-        self._fresh = fresh
+class GrpcIsolation(Asker):
+    """The calls on a host's control line, so that they never stand behind a capture (I9)."""
 
     async def plan_isolation(self, order: SignedOrder, *, timeout_s: float) -> IsolationPlan:
         """See IsolationCalls."""
@@ -124,15 +110,3 @@ class GrpcIsolation:
         request = isolation_pb2.LookRequest(addresses=addresses, ports=ports, within_ms=round(within_s * 1000))
         said = await self._ask(_WITNESS + "Look", request, isolation_pb2.LookReply, timeout_s)
         return wire_isolation.sights(said, addresses, ports, host=self._name)
-
-    async def _ask(
-        self, method: str, request: Message, reply: type[_Reply], timeout_s: float, line: Line | None = None
-    ) -> _Reply:
-        data = await self._caller.unary(line or self._control, method, request.SerializeToString(), timeout_s=timeout_s)
-        return self._parsed(reply, data)
-
-    def _parsed(self, kind: type[_Reply], data: bytes) -> _Reply:
-        try:
-            return kind.FromString(data)
-        except DecodeError:
-            raise failures.bad_data(self._name, f"it answered with bytes that are no {kind.__name__}") from None

@@ -123,6 +123,7 @@ class HostDescription:
     fence_token: int
     spool_free_bytes: int
     isolation: str
+    actions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

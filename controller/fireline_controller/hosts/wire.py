@@ -128,6 +128,7 @@ def description(said: host_pb2.HostDescription, *, host: str, clock: Stopwatch) 
         fence_token=said.fence_token,
         spool_free_bytes=said.spool_free_bytes,
         isolation=text(said.isolation),
+        actions=tuple(text(name) for name in said.actions[:MAX_ITEMS]),
     )
 
 

@@ -173,7 +173,7 @@ class _Workflow:
     def _command(self, step: Step) -> dict[str, str]:
         if isinstance(step.do, Manual):
             return {"type": "manual", "command": step.do.instructions, "playbook_activity": "restore-capabilities"}
-        command = " ".join(part if part.startswith("__") else shlex.quote(part) for part in _words(step))
+        command = " ".join(part if part == _TARGET else shlex.quote(part) for part in _words(step))
         return {"type": "bash", "command": command, "playbook_activity": self._activity(step)}
 
     def _activity(self, step: Step) -> str:

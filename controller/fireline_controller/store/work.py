@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import Row, insert, select, update
 
 from fireline_controller.model import (
+    ActionChange,
+    ActionReport,
     Finding,
     HostOutcome,
     Incident,
@@ -21,8 +23,11 @@ from fireline_controller.model import (
 )
 from fireline_controller.store import schema
 from fireline_controller.store.verbs import Verbs, columns_of, value_of
+from fireline_wire.actions import bounded
 
 _FIRST_PHASE = "open"
+_KEPT_CHANGES = 20  # of a host's plan
+_KEPT_RESULT_BYTES = 64 << 10  # of what an action told of a host
 _USUAL = {f.name: None if f.default is MISSING else f.default for f in fields(HostOutcome)}
 
 
@@ -138,14 +143,33 @@ def _document(outcome: HostOutcome) -> dict[str, Any]:
         said["findings"] = [columns_of(f) for f in outcome.findings]
     if outcome.isolation is not None:
         said["isolation"] = columns_of(outcome.isolation)
+    if outcome.action is not None:
+        said["action"] = _report_document(outcome.action)
     return said
 
 
 def _outcome_of(document: dict[str, Any]) -> HostOutcome:
     findings = tuple(Finding(**f) for f in document.get("findings", ()))
     isolation = _times_of(document["isolation"]) if "isolation" in document else None
-    known = {"outcome": Outcome(document["outcome"]), "findings": findings, "isolation": isolation}
+    action = _report_of(document["action"]) if "action" in document else None
+    known = {
+        "outcome": Outcome(document["outcome"]), "findings": findings, "isolation": isolation, "action": action,
+    }  # fmt: skip
     return HostOutcome(**{**_USUAL, **document, **known})
+
+
+def _report_document(report: ActionReport) -> dict[str, Any]:
+    """Bounded: there may be thousands of hosts, and what each of them found is shown when it comes."""
+    return {
+        **columns_of(report),
+        "changes": [columns_of(change) for change in report.changes[:_KEPT_CHANGES]],
+        "result": bounded(report.result, _KEPT_RESULT_BYTES),
+    }
+
+
+def _report_of(document: dict[str, Any]) -> ActionReport:
+    lists = {name: tuple(document[name]) for name in ("warnings", "in_doubt")}
+    return ActionReport(**{**document, **lists, "changes": tuple(ActionChange(**c) for c in document["changes"])})
 
 
 def _times_of(document: dict[str, Any]) -> IsolationTimes:

@@ -1064,16 +1064,24 @@ class ForeseeApplyReply(_message.Message):
     APPROVAL_FIELD_NUMBER: _builtins.int
     HOSTS_WITHOUT_EVIDENCE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    CHANGING_FIELD_NUMBER: _builtins.int
     action: _builtins.str
     risk: _builtins.str
     approval: _builtins.str
     """The approval that it would need from others, or why it would be refused. Empty: none."""
+    changing: _builtins.int
+    """On so many of them there is something to do."""
     @_builtins.property
     def hosts_without_evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Hosts without sealed evidence of what it would destroy, and the collectors that keep it."""
 
     @_builtins.property
     def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def target(self) -> Global___ResolvedTarget:
+        """The hosts that it would address."""
+
     def __init__(
         self,
         *,
@@ -1082,10 +1090,12 @@ class ForeseeApplyReply(_message.Message):
         approval: _builtins.str = ...,
         hosts_without_evidence: _abc.Iterable[_builtins.str] | None = ...,
         evidence: _abc.Iterable[_builtins.str] | None = ...,
+        target: Global___ResolvedTarget | None = ...,
+        changing: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approval", b"approval", "evidence", b"evidence", "hosts_without_evidence", b"hosts_without_evidence", "risk", b"risk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "approval", b"approval", "changing", b"changing", "evidence", b"evidence", "hosts_without_evidence", b"hosts_without_evidence", "risk", b"risk", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1199,7 +1209,10 @@ class StartRunRequest(_message.Message):
     RUNBOOK_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    IS_CONFIRMED_FIELD_NUMBER: _builtins.int
     runbook: _builtins.str
+    is_confirmed: _builtins.bool
+    """The operator says yes to the hosts that the runbook itself names, however many."""
     @_builtins.property
     def options(self) -> Global___OperationOptions: ...
     @_builtins.property
@@ -1217,10 +1230,11 @@ class StartRunRequest(_message.Message):
         runbook: _builtins.str = ...,
         params: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         wait: _duration_pb2.Duration | None = ...,
+        is_confirmed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "params", b"params", "runbook", b"runbook", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_confirmed", b"is_confirmed", "options", b"options", "params", b"params", "runbook", b"runbook", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2006,6 +2020,97 @@ class Incident(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Incident: _TypeAlias = Incident  # noqa: Y015
+
+@_typing.final
+class SuggestRunbooksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    incident_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        incident_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestRunbooksRequest: _TypeAlias = SuggestRunbooksRequest  # noqa: Y015
+
+@_typing.final
+class SuggestRunbooksReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    AFFECTED_FIELD_NUMBER: _builtins.int
+    SUGGESTIONS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    severity: _builtins.str
+    title: _builtins.str
+    @_builtins.property
+    def affected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is affected (database, storage, …), each with its reason in words."""
+
+    @_builtins.property
+    def suggestions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunbookSuggestion]:
+        """Best first."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Runbooks in the state folder that are wrong, and so were not looked at."""
+
+    def __init__(
+        self,
+        *,
+        severity: _builtins.str = ...,
+        title: _builtins.str = ...,
+        affected: _abc.Iterable[_builtins.str] | None = ...,
+        suggestions: _abc.Iterable[Global___RunbookSuggestion] | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["affected", b"affected", "problems", b"problems", "severity", b"severity", "suggestions", b"suggestions", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestRunbooksReply: _TypeAlias = SuggestRunbooksReply  # noqa: Y015
+
+@_typing.final
+class RunbookSuggestion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    summary: _builtins.str
+    points: _builtins.int
+    """How well it fits beside the others; means nothing by itself."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The strongest first."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        points: _builtins.int = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "points", b"points", "reasons", b"reasons", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunbookSuggestion: _TypeAlias = RunbookSuggestion  # noqa: Y015
 
 @_typing.final
 class ListIncidentsRequest(_message.Message):

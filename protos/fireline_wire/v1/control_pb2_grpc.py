@@ -205,6 +205,11 @@ class ControlStub(object):
                 request_serializer=fireline__wire_dot_v1_dot_runs__pb2.ShowRunRequest.SerializeToString,
                 response_deserializer=fireline__wire_dot_v1_dot_runs__pb2.ShowRunReply.FromString,
                 _registered_method=True)
+        self.SuggestRunbooks = channel.unary_unary(
+                '/fireline_wire.v1.Control/SuggestRunbooks',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksReply.FromString,
+                _registered_method=True)
         self.ListIncidents = channel.unary_unary(
                 '/fireline_wire.v1.Control/ListIncidents',
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.ListIncidentsRequest.SerializeToString,
@@ -487,6 +492,13 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SuggestRunbooks(self, request, context):
+        """Which runbooks fit an incident, and why. Starts nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListIncidents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -721,6 +733,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ShowRun,
                     request_deserializer=fireline__wire_dot_v1_dot_runs__pb2.ShowRunRequest.FromString,
                     response_serializer=fireline__wire_dot_v1_dot_runs__pb2.ShowRunReply.SerializeToString,
+            ),
+            'SuggestRunbooks': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuggestRunbooks,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksReply.SerializeToString,
             ),
             'ListIncidents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListIncidents,
@@ -1691,6 +1708,33 @@ class Control(object):
             '/fireline_wire.v1.Control/ShowRun',
             fireline__wire_dot_v1_dot_runs__pb2.ShowRunRequest.SerializeToString,
             fireline__wire_dot_v1_dot_runs__pb2.ShowRunReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuggestRunbooks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/SuggestRunbooks',
+            fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.SuggestRunbooksReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,6 +72,8 @@ class ControlStub:
     """Says what came of a step that is done by hand."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunsRequest, _runs_pb2.ListRunsReply]
     ShowRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.ShowRunRequest, _runs_pb2.ShowRunReply]
+    SuggestRunbooks: _aio.UnaryUnaryMultiCallable[_control_pb2.SuggestRunbooksRequest, _control_pb2.SuggestRunbooksReply]
+    """Which runbooks fit an incident, and why. Starts nothing."""
     ListIncidents: _aio.UnaryUnaryMultiCallable[_control_pb2.ListIncidentsRequest, _control_pb2.ListIncidentsReply]
     ShowIncident: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowIncidentRequest, _control_pb2.Incident]
     AddNote: _aio.UnaryUnaryMultiCallable[_control_pb2.AddNoteRequest, _control_pb2.JournalLine]
@@ -346,6 +348,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_pb2.ShowRunRequest,
         context: _aio.ServicerContext[_runs_pb2.ShowRunRequest, _abc.Awaitable[_runs_pb2.ShowRunReply]],
     ) -> _abc.Awaitable[_runs_pb2.ShowRunReply]: ...
+
+    @_abc_1.abstractmethod
+    def SuggestRunbooks(
+        self,
+        request: _control_pb2.SuggestRunbooksRequest,
+        context: _aio.ServicerContext[_control_pb2.SuggestRunbooksRequest, _abc.Awaitable[_control_pb2.SuggestRunbooksReply]],
+    ) -> _abc.Awaitable[_control_pb2.SuggestRunbooksReply]:
+        """Which runbooks fit an incident, and why. Starts nothing."""
 
     @_abc_1.abstractmethod
     def ListIncidents(

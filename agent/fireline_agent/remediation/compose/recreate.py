@@ -18,7 +18,7 @@ from fireline_agent.remediation.compose.copying import config_of, other_networks
 from fireline_agent.remediation.compose.scope import PROJECT, SERVICE, of_project
 from fireline_agent.remediation.container import restarting
 from fireline_agent.remediation.container.ordering import dependencies_first
-from fireline_agent.remediation.container.reaching import changing, planned, reading
+from fireline_agent.remediation.container.reaching import change_of, changing, planned, reading
 from fireline_agent.remediation.container.selection import Container, part
 from fireline_agent.remediation.container.waiting import STOP_TIMEOUT, WAIT, until_well
 from fireline_wire.actions import ActionSpec, Kind, Parameter, Risk
@@ -106,12 +106,8 @@ def _change(container: Container, document: Mapping[str, Any]) -> Change:
     # One that was made, and cut off before it took its place, was to run.
     was_up = container.is_up or container.name.endswith(_NEW)
     same = "the same image" if image == document["image_id"] else "another image"
-    return Change(
-        "container",
-        container.id,
-        f"make {base_name(container.title)} anew on {image[:19]} ({same}), keep the old one as {aside(container)}",
-        {"name": container.name, "image": image, "made_with": document["made_with"], "was_up": was_up},
-    )
+    does = f"make {base_name(container.title)} anew on {image[:19]} ({same}), keep the old one as {aside(container)}"
+    return change_of(container, does, image=image, made_with=document["made_with"], was_up=was_up)
 
 
 def base_name(name: str) -> str:
@@ -127,8 +123,8 @@ def aside(container: Container) -> str:
 def do(tools: Tools, change: Change, params: Mapping[str, Any]) -> dict[str, Any]:
     """Make one anew and start it in the old one's place; where it does not come up, put the old one back."""
     with changing(tools) as engine:
-        old = planned(engine, change.subject, change.data["name"])
-        told = engine.inspect(change.subject)
+        old = planned(engine, change)
+        told = engine.inspect(change.data["id"])
         if made_with(told) != change.data["made_with"]:
             raise ActionError(f"{old.title} was changed since this was planned")
         new = _made(engine, told, change, base_name(old.name) + _NEW)
@@ -147,12 +143,12 @@ def do(tools: Tools, change: Change, params: Mapping[str, Any]) -> dict[str, Any
 
 def _made(engine: ChangingEngine, told: Mapping[str, Any], change: Change, name: str) -> str:
     for left in engine.containers():  # of an application that was cut off
-        if f"/{name}" in (left.get("Names") or []) and left.get("State") == "created" and left["Id"] != change.subject:
+        is_left = f"/{name}" in (left.get("Names") or []) and left.get("State") == "created"
+        if is_left and left["Id"] != change.data["id"]:
             engine.remove(left["Id"])
-    image = change.data["image"]
-    config = config_of(told, old_image=_image_of(engine, told), image=image)
-    if engine.inspect(change.subject)["Name"] == f"/{name}":
-        engine.rename(change.subject, base_name(name) + _OLD)
+    config = config_of(told, old_image=_image_of(engine, told), image=change.data["image"])
+    if engine.inspect(change.data["id"])["Name"] == f"/{name}":
+        engine.rename(change.data["id"], base_name(name) + _OLD)
     new = engine.create(name, config)
     for network, endpoint in other_networks(told).items():
         engine.join(new, network, endpoint)
@@ -181,11 +177,11 @@ def _put_back(engine: ChangingEngine, change: Change, new: str, *, policy: Mappi
     engine.stop(new, within_s=_STOP_S)
     engine.remove(new)
     name = base_name(change.data["name"])
-    if Container.inspected(engine.inspect(change.subject)).name != name:
-        engine.rename(change.subject, name)
-    engine.update(change.subject, {"RestartPolicy": dict(policy)})
+    if Container.inspected(engine.inspect(change.data["id"])).name != name:
+        engine.rename(change.data["id"], name)
+    engine.update(change.data["id"], {"RestartPolicy": dict(policy)})
     if change.data["was_up"]:
-        engine.start(change.subject)
+        engine.start(change.data["id"])
 
 
 def verify(tools: Tools, plan: Plan, _params: Mapping[str, Any]) -> Verified:
@@ -195,7 +191,7 @@ def verify(tools: Tools, plan: Plan, _params: Mapping[str, Any]) -> Verified:
     bad = []
     for change, answer in zip(plan.changes, told, strict=True):
         now = Container.inspected(answer)
-        if now.replaces != change.subject or answer.get("Image") != change.data["image"]:
+        if now.replaces != change.data["id"] or answer.get("Image") != change.data["image"]:
             bad.append(f"{now.title} is not the new one")
         elif change.data["was_up"] and (now.state != "running" or now.health == "unhealthy"):
             bad.append(f"{now.title} is {now.state}, {now.health}")
@@ -207,11 +203,11 @@ def undo(tools: Tools, change: Change, kept: Mapping[str, Any]) -> str:
     """Remove the new one and put the old one back in its place."""
     name = base_name(change.data["name"])
     with changing(tools) as engine:
-        planned(engine, change.subject, name)
+        planned(engine, change)
         if any(one.get("Id") == kept["new"] for one in engine.containers()):
             _put_back(engine, change, kept["new"], policy=kept["policy"])
         if change.data["was_up"]:
-            until_well(engine, change.subject, name, within_s=_START_S)
+            until_well(engine, change.data["id"], name, within_s=_START_S)
     return f"{printable(name)} is the former container again"
 
 

@@ -47,10 +47,7 @@ def _cpu(cpus: float, limits: Mapping[str, int]) -> dict[str, int]:
 
 
 def way_back(changed: Mapping[str, int], limits: Mapping[str, int]) -> list[dict[str, int]]:
-    """The settings that bring former limits back, in steps: swap must be free before memory is.
-
-    Memory and swap go together, since the engine checks them against each other.
-    """
+    """The settings that bring former limits back, in steps; memory and swap are checked against each other."""
     back = {key: limits[key] or -1 for key in changed if key in ("NanoCpus", "CpuQuota", "PidsLimit")}
     if "CpuPeriod" in changed:
         back["CpuPeriod"] = limits["CpuPeriod"] or _PERIOD_US
@@ -62,9 +59,10 @@ def way_back(changed: Mapping[str, int], limits: Mapping[str, int]) -> list[dict
 
 def _memory_back(limits: Mapping[str, int]) -> list[dict[str, int]]:
     if not is_limit(limits["Memory"]):
-        return [{"MemorySwap": -1}, {"Memory": _NO_MEMORY_LIMIT}]
+        # Memory may not be over memory and swap, and is not compared with -1 as one would think.
+        return [{"Memory": _NO_MEMORY_LIMIT, "MemorySwap": _NO_MEMORY_LIMIT}, {"MemorySwap": -1}]
     swap = limits["MemorySwap"] or 2 * limits["Memory"]  # what the engine gives where nobody said
-    return [{"MemorySwap": -1}, {"Memory": limits["Memory"]}, {"MemorySwap": swap}]
+    return [{"Memory": limits["Memory"], "MemorySwap": swap}]
 
 
 def is_limit(value: int) -> bool:

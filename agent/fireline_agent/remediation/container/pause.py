@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fireline_agent.remediation.action import Action, Change, Plan, Tools, Verified
-from fireline_agent.remediation.container.reaching import changing, planned, reading
+from fireline_agent.remediation.container.reaching import change_of, changing, planned, reading
 from fireline_agent.remediation.container.restart import gather
 from fireline_agent.remediation.container.selection import ROWS, SELECTORS, from_facts
 from fireline_wire.actions import ActionSpec, Risk
@@ -13,23 +13,23 @@ from fireline_wire.actions import ActionSpec, Risk
 def plan(facts: Mapping[str, Any], _params: Mapping[str, Any]) -> Plan:
     """Pause those that run."""
     found = [c for c in from_facts(facts) if c.state == "running"]
-    changes = tuple(Change("container", c.id, f"docker pause {c.title}", {"name": c.name}) for c in found)
+    changes = tuple(change_of(c, f"docker pause {c.title}") for c in found)
     return Plan(f"pause {len(found)} running containers", changes, (), {"containers": [c.row() for c in found]})
 
 
 def do(tools: Tools, change: Change, _params: Mapping[str, Any]) -> dict[str, Any]:
     """Pause one; one that is paused by now was so before us, and the undo leaves it."""
     with changing(tools) as engine:
-        was_paused = planned(engine, change.subject, change.data["name"]).state == "paused"
+        was_paused = planned(engine, change).state == "paused"
         if not was_paused:
-            engine.pause(change.subject)
+            engine.pause(change.data["id"])
     return {"was_paused": was_paused}
 
 
 def verify(tools: Tools, plan: Plan, _params: Mapping[str, Any]) -> Verified:
     """Whether all of them stand still."""
     with reading(tools) as engine:
-        now = [planned(engine, change.subject, change.data["name"]) for change in plan.changes]
+        now = [planned(engine, change) for change in plan.changes]
     going = [c.title for c in now if c.state != "paused"]
     sentence = f"not paused: {', '.join(going)}" if going else f"the engine says that {len(now)} are paused"
     return Verified(not going, sentence, {"containers": [c.row() for c in now]})
@@ -41,8 +41,8 @@ def undo(tools: Tools, change: Change, kept: Mapping[str, Any]) -> str:
     if kept["was_paused"]:
         return f"{name} was paused before, left so"
     with changing(tools) as engine:
-        if planned(engine, change.subject, name).state == "paused":
-            engine.unpause(change.subject)
+        if planned(engine, change).state == "paused":
+            engine.unpause(change.data["id"])
     return f"{name} goes on"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fireline_agent.remediation.action import Action, ActionError, Change, Plan, Tools, Verified
 from fireline_agent.remediation.container.aging import AGE, FREED, age_s
-from fireline_agent.remediation.container.reaching import changing, planned, reading
+from fireline_agent.remediation.container.reaching import change_of, changing, planned, reading
 from fireline_agent.remediation.container.selection import LABEL, Container, matches, number
 from fireline_wire.actions import ActionSpec, Risk
 
@@ -37,12 +37,11 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
     found = sorted(facts["containers"], key=lambda one: (one["name"], one["id"]))
     old = [(Container.from_document(one), one["size_bytes"]) for one in found if one["age_s"] >= params["age"]]
     changes = tuple(
-        Change(
-            "container",
-            c.id,
+        change_of(
+            c,
             f"docker rm {c.title} ({c.state}, exit code {c.exit_code})",
-            {"name": c.name, "finished_at": c.finished_at},
-            size,
+            finished_at=c.finished_at,
+            size_bytes=size,
         )
         for c, size in old
     )
@@ -54,17 +53,17 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
 def do(tools: Tools, change: Change, _params: Mapping[str, Any]) -> dict[str, Any]:
     """Remove one that has not run since."""
     with changing(tools) as engine:
-        now = planned(engine, change.subject, change.data["name"])
+        now = planned(engine, change)
         if now.is_up or now.finished_at != change.data["finished_at"]:
             raise ActionError(f"{now.title} ran since this was planned: it is {now.state}", reason="refused")
-        engine.remove(change.subject)
+        engine.remove(change.data["id"])
     return {}
 
 
 def verify(tools: Tools, plan: Plan, _params: Mapping[str, Any]) -> Verified:
     """Whether the engine knows none of them any more."""
     with reading(tools) as engine:
-        left = {str(one.get("Id")) for one in engine.containers()} & {change.subject for change in plan.changes}
+        left = {str(one.get("Id")) for one in engine.containers()} & {change.data["id"] for change in plan.changes}
     return Verified(not left, f"{len(left)} are still there" if left else f"all {len(plan.changes)} are gone")
 
 

@@ -50,9 +50,9 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
     changes = tuple(
         Change(
             "image",
-            one["id"],
-            f"docker rmi {printable(', '.join(one['names'])) or one['id'][:19]}",
-            {"names": one["names"]},
+            f"{(name := printable(', '.join(one['names'])) or 'unnamed')} ({one['id'][:19]})",
+            f"docker rmi {name if one['names'] else one['id'][:19]}",
+            {"id": one["id"], "names": one["names"]},
             one["size_bytes"],
         )
         for one in found
@@ -66,15 +66,15 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
 def do(tools: Tools, change: Change, _params: Mapping[str, Any]) -> dict[str, Any]:
     """Take every name off one, where its names are still those of the plan; with the last it goes."""
     with changing(tools) as engine:
-        listed = [one for one in engine.images() if one.get("Id") == change.subject]
+        listed = [one for one in engine.images() if one.get("Id") == change.data["id"]]
         if not listed:
-            raise ActionError(f"image {change.subject[:19]} is gone since this was planned", reason="not_found")
+            raise ActionError(f"image {change.data['id'][:19]} is gone since this was planned", reason="not_found")
         names = _names(listed[0])
         if names != change.data["names"]:
             raise ActionError(
-                f"image {change.subject[:19]} has other names than planned: {printable(', '.join(names)) or 'none'}"
+                f"image {change.data['id'][:19]} has other names than planned: {printable(', '.join(names)) or 'none'}"
             )
-        for name in names or [change.subject]:
+        for name in names or [change.data["id"]]:
             engine.remove_image(name)
     return {}
 
@@ -82,7 +82,7 @@ def do(tools: Tools, change: Change, _params: Mapping[str, Any]) -> dict[str, An
 def verify(tools: Tools, plan: Plan, _params: Mapping[str, Any]) -> Verified:
     """Whether the engine knows none of them any more."""
     with reading(tools) as engine:
-        left = {str(one.get("Id")) for one in engine.images()} & {change.subject for change in plan.changes}
+        left = {str(one.get("Id")) for one in engine.images()} & {change.data["id"] for change in plan.changes}
     return Verified(not left, f"{len(left)} are still there" if left else f"all {len(plan.changes)} are gone")
 
 

@@ -51,9 +51,9 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
     changes = tuple(
         Change(
             "network",
-            one["id"],
-            f"docker network rm {printable(str(one['settings'].get('Name')))}",
-            {"settings": one["settings"]},
+            f"{(name := printable(str(one['settings'].get('Name'))))} ({one['id'][:12]})",
+            f"docker network rm {name}",
+            {"id": one["id"], "settings": one["settings"]},
         )
         for one in found
     )
@@ -65,19 +65,19 @@ def do(tools: Tools, change: Change, _params: Mapping[str, Any]) -> dict[str, An
     name = printable(str(change.data["settings"].get("Name")))
     with changing(tools) as engine:
         there = {str(one.get("Id")) for one in engine.networks()}
-        if change.subject not in there:
+        if change.data["id"] not in there:
             raise ActionError(f"network {name} is gone since this was planned", reason="not_found")
         needed = {one for listed in engine.containers() for one in _networks_of(listed)}
-        if {change.subject, str(change.data["settings"].get("Name"))} & needed:
+        if {change.data["id"], str(change.data["settings"].get("Name"))} & needed:
             raise ActionError(f"network {name} is needed by a container since this was planned", reason="refused")
-        engine.remove_network(change.subject)
+        engine.remove_network(change.data["id"])
     return {}
 
 
 def verify(tools: Tools, plan: Plan, _params: Mapping[str, Any]) -> Verified:
     """Whether the engine knows none of them any more."""
     with reading(tools) as engine:
-        left = {str(one.get("Id")) for one in engine.networks()} & {change.subject for change in plan.changes}
+        left = {str(one.get("Id")) for one in engine.networks()} & {change.data["id"] for change in plan.changes}
     return Verified(not left, f"{len(left)} are still there" if left else f"all {len(plan.changes)} are gone")
 
 

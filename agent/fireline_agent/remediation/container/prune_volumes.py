@@ -90,10 +90,11 @@ def do(tools: Tools, change: Change, _params: Mapping[str, Any]) -> dict[str, An
     name = change.data["name"]
     with changing(tools) as engine:
         there = {str(one.get("Name")): one for one in engine.volumes().get("Volumes") or []}.get(name, {})
-        if there.get("CreatedAt") != change.data["created_at"]:
-            raise ActionError(f"volume {printable(name)} is not the one that was planned any more", reason="not_found")
         if not change.data["has_data"] and has_entries(tools, str(there.get("Mountpoint", ""))):
             raise ActionError(f"volume {printable(name)} was empty when planned and holds data now", reason="refused")
+        # What the engine calls the creation is the last change of the volume's own folder.
+        if there.get("CreatedAt") != change.data["created_at"]:
+            raise ActionError(f"volume {printable(name)} is gone, made anew or changed since this was planned")
         engine.remove_volume(name)
     return {}
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from fireline_agent.hands import docker, docker_changes
 from fireline_agent.hands.docker import Engine, EngineAbsent, EngineError
 from fireline_agent.hands.docker_changes import ChangingEngine
-from fireline_agent.remediation.action import ActionError, Tools
+from fireline_agent.hands.printable import printable
+from fireline_agent.remediation.action import ActionError, Change, Tools
 from fireline_agent.remediation.container.selection import Container
 
 
@@ -32,8 +34,23 @@ def changing(tools: Tools, *, timeout_s: float = docker_changes.CHANGE_TIMEOUT_S
         yield engine
 
 
-def planned(engine: Engine, container: str, title: str) -> Container:
-    """The container of a plan as it is now.
+def change_of(container: Container, does: str, *, size_bytes: int = 0, **data: Any) -> Change:
+    """A change of a container: known by its id, shown by its name; `data` is what else binds the plan."""
+    bound = {"id": container.id, "name": container.name, **data}
+    return Change("container", f"{container.title} ({container.id[:12]})", does, bound, size_bytes)
+
+
+def planned(engine: Engine, change: Change) -> Container:
+    """The container of a change as it is now.
+
+    Raises:
+        ActionError: as `current`.
+    """
+    return current(engine, change.data["id"], printable(change.data["name"]))
+
+
+def current(engine: Engine, container: str, title: str) -> Container:
+    """A container that was planned on, as it is now.
 
     Raises:
         ActionError: it is gone (`not_found`), or it is about to be.

@@ -54,7 +54,7 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
 def do(tools: Tools, change: Change, params: Mapping[str, Any]) -> dict[str, Any]:
     """Restart one, unless it got well by itself in the meantime."""
     with reading(tools) as engine:
-        now = planned(engine, change.subject, change.data["name"])
+        now = planned(engine, change)
     if now.health == "healthy":
         tools.tell(f"{now.title} is healthy again, left alone")
         return {"left_alone": "healthy again"}

@@ -28,6 +28,7 @@ ROWS: Final = Result(
     "containers", Kind.ROWS, "name, id, project, service, state, health and image of each that is selected"
 )
 
+_DONE: Final = "service_completed_successfully"  # a condition of Compose's depends_on
 _ID_HEAD: Final = re.compile(r"[0-9a-f]{6,64}\Z")
 _MOST: Final = 500  # containers of one action; each is asked for and waited for on its own
 
@@ -40,6 +41,7 @@ class Container:
         state: `created`, `running`, `paused`, `restarting`, `removing`, `exited` or `dead`.
         health: `none`, `starting`, `healthy` or `unhealthy`; `none` where it has no check.
         needs: Compose services of its project that it depends on.
+        needs_done: those of them that are jobs, which must have ended well.
         replaces: the id of the container that it was made instead of, or empty.
         policy: its restart policy; `no` where it has none.
     """
@@ -51,6 +53,7 @@ class Container:
     project: str = ""
     service: str = ""
     needs: tuple[str, ...] = ()
+    needs_done: tuple[str, ...] = ()
     replaces: str = ""
     policy: str = "no"
     exit_code: int = 0
@@ -90,7 +93,8 @@ class Container:
     def from_document(cls, document: Mapping[str, Any]) -> Self:
         """Back from `to_document`; what else is known of it is left out."""
         known = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
-        return cls(**{**known, "needs": tuple(known.get("needs", ()))})
+        lists = {name: tuple(known.get(name, ())) for name in ("needs", "needs_done")}
+        return cls(**{**known, **lists})
 
     @classmethod
     def inspected(cls, told: Mapping[str, Any]) -> Self:
@@ -103,7 +107,8 @@ class Container:
             health=str(part(state, "Health").get("Status") or "none"),
             project=labels.get(PROJECT, ""),
             service=labels.get(SERVICE, ""),
-            needs=needs(labels.get(DEPENDS_ON, "")),
+            needs=tuple(depends_on(labels.get(DEPENDS_ON, ""))),
+            needs_done=tuple(s for s, how in depends_on(labels.get(DEPENDS_ON, "")).items() if how == _DONE),
             replaces=labels.get(REPLACES, ""),
             policy=str(part(told, "HostConfig", "RestartPolicy").get("Name") or "no"),
             exit_code=number(state, "ExitCode"),
@@ -174,9 +179,10 @@ def from_facts(facts: Mapping[str, Any]) -> list[Container]:
     return [Container.from_document(document) for document in facts["containers"]]
 
 
-def needs(label: str) -> tuple[str, ...]:
-    """Services of Compose's label `db:service_healthy:false,redis:service_started:true`."""
-    return tuple(dict.fromkeys(entry.partition(":")[0].strip() for entry in label.split(",") if entry.strip()))
+def depends_on(label: str) -> dict[str, str]:
+    """Services with their conditions, of Compose's label `db:service_healthy:false,redis:service_started:true`."""
+    entries = [[*entry.split(":"), ""] for entry in label.split(",") if entry.strip()]
+    return {entry[0].strip(): entry[1] for entry in entries}
 
 
 def part(tree: Any, *keys: str) -> Mapping[str, Any]:

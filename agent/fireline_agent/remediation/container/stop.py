@@ -5,7 +5,7 @@ from typing import Any
 
 from fireline_agent.remediation.action import Action, Change, Plan, Tools, Verified
 from fireline_agent.remediation.container.ordering import dependencies_first
-from fireline_agent.remediation.container.reaching import changing, planned, reading
+from fireline_agent.remediation.container.reaching import change_of, changing, planned, reading
 from fireline_agent.remediation.container.restart import gather
 from fireline_agent.remediation.container.selection import ROWS, SELECTORS, Container, from_facts
 from fireline_agent.remediation.container.waiting import STOP_TIMEOUT, until_well
@@ -18,10 +18,7 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
     """Stop those that are up."""
     ordered, warnings = dependencies_first([c for c in from_facts(facts) if c.is_up])
     found = ordered[::-1]
-    changes = tuple(
-        Change("container", c.id, f"docker stop --time {params['stop_timeout']} {c.title}", {"name": c.name})
-        for c in found
-    )
+    changes = tuple(change_of(c, f"docker stop --time {params['stop_timeout']} {c.title}") for c in found)
     result = {"containers": [c.row() for c in found]}
     return Plan(f"stop {len(found)} containers", changes, (*warnings, *_policy_warnings(found)), result)
 
@@ -34,16 +31,16 @@ def _policy_warnings(found: list[Container]) -> list[str]:
 def do(tools: Tools, change: Change, params: Mapping[str, Any]) -> dict[str, Any]:
     """Stop one."""
     with changing(tools) as engine:
-        before = planned(engine, change.subject, change.data["name"])
+        before = planned(engine, change)
         if before.is_up:
-            engine.stop(change.subject, within_s=params["stop_timeout"])
+            engine.stop(change.data["id"], within_s=params["stop_timeout"])
     return {"state_before": before.state}
 
 
 def verify(tools: Tools, plan: Plan, _params: Mapping[str, Any]) -> Verified:
     """Whether all of them are down."""
     with reading(tools) as engine:
-        now = [planned(engine, change.subject, change.data["name"]) for change in plan.changes]
+        now = [planned(engine, change) for change in plan.changes]
     up = [f"{c.title} ({c.state})" for c in now if c.is_up]
     sentence = f"still up: {', '.join(up)}" if up else f"the engine says that {len(now)} are stopped"
     return Verified(not up, sentence, {"containers": [c.row() for c in now]})
@@ -53,12 +50,12 @@ def undo(tools: Tools, change: Change, kept: Mapping[str, Any]) -> str:
     """Start one, and pause it again where it was paused."""
     name = change.data["name"]
     with changing(tools) as engine:
-        planned(engine, change.subject, name)
+        planned(engine, change)
         if kept["state_before"] in ("running", "paused", "restarting"):
-            engine.start(change.subject)
-            until_well(engine, change.subject, name, within_s=_START_S)
+            engine.start(change.data["id"])
+            until_well(engine, change.data["id"], name, within_s=_START_S)
         if kept["state_before"] == "paused":
-            engine.pause(change.subject)
+            engine.pause(change.data["id"])
     return f"{name} is {kept['state_before']} again"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fireline_agent.remediation.action import Action, Change, Plan, Tools, Verified
-from fireline_agent.remediation.container.reaching import changing, planned, reading
+from fireline_agent.remediation.container.reaching import change_of, changing, planned, reading
 from fireline_agent.remediation.container.restart import gather
 from fireline_agent.remediation.container.selection import ROWS, SELECTORS, from_facts
 from fireline_wire.actions import ActionSpec, Risk
@@ -13,7 +13,7 @@ from fireline_wire.actions import ActionSpec, Risk
 def plan(facts: Mapping[str, Any], _params: Mapping[str, Any]) -> Plan:
     """Unpause those that are paused."""
     found = [c for c in from_facts(facts) if c.state == "paused"]
-    changes = tuple(Change("container", c.id, f"docker unpause {c.title}", {"name": c.name}) for c in found)
+    changes = tuple(change_of(c, f"docker unpause {c.title}") for c in found)
     warnings = ("an isolation may hold one of them paused and pauses it again; that is let go by a release",)
     return Plan(
         f"let {len(found)} paused containers go on",
@@ -26,16 +26,16 @@ def plan(facts: Mapping[str, Any], _params: Mapping[str, Any]) -> Plan:
 def do(tools: Tools, change: Change, _params: Mapping[str, Any]) -> dict[str, Any]:
     """Let one go on."""
     with changing(tools) as engine:
-        was_paused = planned(engine, change.subject, change.data["name"]).state == "paused"
+        was_paused = planned(engine, change).state == "paused"
         if was_paused:
-            engine.unpause(change.subject)
+            engine.unpause(change.data["id"])
     return {"was_paused": was_paused}
 
 
 def verify(tools: Tools, plan: Plan, _params: Mapping[str, Any]) -> Verified:
     """Whether all of them run."""
     with reading(tools) as engine:
-        now = [planned(engine, change.subject, change.data["name"]) for change in plan.changes]
+        now = [planned(engine, change) for change in plan.changes]
     still = [f"{c.title} ({c.state})" for c in now if c.state != "running"]
     sentence = f"not running: {', '.join(still)}" if still else f"the engine says that {len(now)} run"
     return Verified(not still, sentence, {"containers": [c.row() for c in now]})
@@ -47,8 +47,8 @@ def undo(tools: Tools, change: Change, kept: Mapping[str, Any]) -> str:
     if not kept["was_paused"]:
         return f"{name} was not paused, left so"
     with changing(tools) as engine:
-        if planned(engine, change.subject, name).state == "running":
-            engine.pause(change.subject)
+        if planned(engine, change).state == "running":
+            engine.pause(change.data["id"])
     return f"{name} is paused again"
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from fireline_agent.remediation.action import Action, ActionError, Change, Plan, Tools, Verified
 from fireline_agent.remediation.container import limits, usage
-from fireline_agent.remediation.container.reaching import changing, planned, reading
+from fireline_agent.remediation.container.reaching import change_of, changing, planned, reading
 from fireline_agent.remediation.container.selection import ROWS, SELECTORS, Container, inspected, part
 from fireline_wire.actions import ActionSpec, Kind, Parameter, Risk
 
@@ -83,27 +83,26 @@ def _over(container: Container, document: Mapping[str, Any], params: Mapping[str
 def _change(container: Container, before: Mapping[str, int], asked: Mapping[str, int]) -> Change:
     command = " ".join(f"{_FLAGS[key]} {value}" for key, value in sorted(asked.items()))
     does = f"docker update {command} {container.title} (now: {limits.sentence(before)})"
-    data = {"name": container.name, "before": dict(before), "settings": dict(asked)}
-    return Change("container", container.id, does, data)
+    return change_of(container, does, before=dict(before), settings=dict(asked))
 
 
 def do(tools: Tools, change: Change, _params: Mapping[str, Any]) -> dict[str, Any]:
     """Set one container's limits, where they still are what was planned on."""
     with changing(tools) as engine:
-        planned(engine, change.subject, change.data["name"])
-        now = limits.former(part(engine.inspect(change.subject), "HostConfig"))
+        planned(engine, change)
+        now = limits.former(part(engine.inspect(change.data["id"]), "HostConfig"))
         if now != change.data["before"]:
             raise ActionError(
                 f"the limits of {change.data['name']} are no longer what was planned on: found {limits.sentence(now)}"
             )
-        engine.update(change.subject, change.data["settings"])
+        engine.update(change.data["id"], change.data["settings"])
     return {"before": now}
 
 
 def verify(tools: Tools, plan: Plan, _params: Mapping[str, Any]) -> Verified:
     """Whether the engine now says so, and all of them still run."""
     with reading(tools) as engine:
-        now = [engine.inspect(change.subject) for change in plan.changes]
+        now = [engine.inspect(change.data["id"]) for change in plan.changes]
     found = [limits.former(part(answer, "HostConfig")) for answer in now]
     wrong = [
         str(change.data["name"])
@@ -120,9 +119,9 @@ def verify(tools: Tools, plan: Plan, _params: Mapping[str, Any]) -> Verified:
 def undo(tools: Tools, change: Change, kept: Mapping[str, Any]) -> str:
     """Bring one container's former limits back."""
     with changing(tools) as engine:
-        planned(engine, change.subject, change.data["name"])
+        planned(engine, change)
         for settings in limits.way_back(change.data["settings"], kept["before"]):
-            engine.update(change.subject, settings)
+            engine.update(change.data["id"], settings)
     return f"{change.data['name']} has {limits.sentence(kept['before'])} again"
 
 

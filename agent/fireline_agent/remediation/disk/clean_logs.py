@@ -2,7 +2,8 @@
 
 import time
 
-from fireline_agent.hands.selection import Rules, before_ns
+from fireline_agent.hands.chosen import Rules
+from fireline_agent.hands.selection import before_ns
 from fireline_agent.remediation.action import Action, Change, Facts, Params, Plan, Tools, Verified
 from fireline_agent.remediation.disk import cleaning
 from fireline_wire.actions import ActionSpec, Kind, Parameter, Risk

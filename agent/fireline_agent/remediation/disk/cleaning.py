@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from fireline_agent.hands import holders, selection, space, tree
+from fireline_agent.hands.chosen import NO_AGE, SHOWN, Batch, Look, Lot, Picked, Rules, Selected
 from fireline_agent.hands.printable import printable
-from fireline_agent.hands.selection import NO_AGE, Batch, Look, Lot, Picked, Rules, Selected
 from fireline_agent.hands.tree import Folder
 from fireline_agent.remediation.action import ActionError, Change, Facts, Plan, Tools, Verified
 from fireline_agent.remediation.disk import ground
@@ -89,7 +89,7 @@ def plan(facts: Facts, *, held: str) -> Plan:
                 {"path": printable(path, limit=_PATH_LETTERS), "why": printable(why)}
                 for root in facts["roots"]
                 for path, why in root["spared"].items()
-            ][: selection.SHOWN],
+            ][:SHOWN],
             **_left(facts["roots"]),
         },
     )
@@ -165,6 +165,8 @@ def _selected(root: str, rules: Rules, look: Look) -> _Root:
         found = space.of(root)
     except tree.NoFolder as error:
         raise ActionError(f"{printable(str(error.filename))}: {error.strerror}", reason="not_found") from None
+    except OSError as error:
+        raise ActionError(f"{printable(root)}: could not be looked through: {error}") from None
     return _Root(root, selected, found.available_bytes, found.used_percent)
 
 
@@ -210,7 +212,7 @@ def _largest(facts: Facts) -> list[dict[str, Any]]:
             "modified": datetime.fromtimestamp(one["mtime_ns"] / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "held_open": one["is_held"],
         }
-        for one in every[: selection.SHOWN]
+        for one in every[:SHOWN]
     ]
 
 

@@ -7,16 +7,13 @@ processors in forked children, by folders. Leaves to others: what is walked how 
 import heapq
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fireline_agent.hands import children, tree
+from fireline_agent.hands import children, shares, tree
 from fireline_agent.hands.tree import Folder
 
-_SHARES: Final = 32  # folders among which the work is spread
-_LANES: Final = 4
-_SHARE_S: Final = 900.0
 _MAX_LINKS: Final = 200_000  # files with several names that are remembered in one share, 100 bytes each
 _MAX_SKIPPED: Final = 50
 
@@ -105,17 +102,10 @@ class _Scale:
 
 def weigh(root: Folder, mounts: frozenset[str], top: int) -> Weight:
     """Weigh everything below a root; the `top` largest folders and files, the largest first."""
-    shares = _spread(root, mounts)
-    scale = _Scale(top, frozenset(shares))
+    spread = shares.spread(root, mounts)
+    scale = _Scale(top, frozenset(spread))
     tree.walk(root, scale, mounts)
-    lanes = min(_LANES, os.cpu_count() or 1)
-
-    def work(item: tuple[int, str]) -> bytes:
-        return _share(root, item[1], mounts, top)
-
-    numbered = list(enumerate(shares))
-    answers = children.each(numbered, work, timeout_s=_SHARE_S, lane_of=lambda item: item[0] % lanes)
-    for (_, path), answer in answers:
+    for path, answer in shares.each(root, spread, lambda folder: _weighed(folder, mounts, top)):
         if isinstance(answer, children.ChildFailed):
             scale.weight.skipped.append((path, str(answer)))
         else:
@@ -123,38 +113,9 @@ def weigh(root: Folder, mounts: frozenset[str], top: int) -> Weight:
     return _finished(scale, root, top)
 
 
-def _spread(root: Folder, mounts: frozenset[str]) -> list[str]:
-    """Folders that hold the work between them, of one depth at most three below the root."""
-    level = [root.path]
-    for _ in range(3):
-        below = [path for above in level for path in _folders(root, above, mounts)]
-        if not below or len(below) > 20 * _SHARES:
-            return [] if level == [root.path] else level
-        level = below
-        if len(level) >= _SHARES:
-            break
-    return level
-
-
-def _folders(root: Folder, path: str, mounts: frozenset[str]) -> Iterator[str]:
-    try:
-        with tree.opened_below(root, _relative(root, path)) as folder, os.scandir(folder.fd) as entries:
-            for entry in entries:
-                below = f"{path.rstrip('/')}/{entry.name}"
-                if entry.is_dir(follow_symlinks=False) and below not in mounts:
-                    yield below
-    except OSError:
-        return
-
-
-def _relative(root: Folder, path: str) -> str:
-    return path[len(root.path.rstrip("/")) + 1 :]
-
-
-def _share(root: Folder, path: str, mounts: frozenset[str], top: int) -> bytes:
+def _weighed(folder: Folder, mounts: frozenset[str], top: int) -> bytes:
     scale = _Scale(top)
-    with tree.opened_below(root, _relative(root, path)) as folder:
-        tree.walk(folder, scale, mounts)
+    tree.walk(folder, scale, mounts)
     weight = scale.weight
     document: dict[str, Any] = {
         "size_bytes": weight.size_bytes,

@@ -1,6 +1,5 @@
 """What a run would do, step by step, before anything happens: conditions as far as known, plans of the hosts."""
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -97,7 +96,7 @@ async def _effects(
         except BadExpression as error:
             bad.append(PlannedHost(host, str(Outcome.FAILED), str(error)))
     move = Move(step.id, Part.PLAN, hosts=tuple(given))
-    order = Order(run, step.id, move, call.action, given, _PLAN_S, asyncio.Event())
+    order = Order(run, step.id, move, call.action, given, _PLAN_S)
     try:
         ends = await rooms.deeds.plan(order) if given else ()
     except FirelineError as error:

@@ -1,0 +1,1 @@
+"""Actions on containers and Compose projects, against a real Docker Engine."""
