@@ -27,8 +27,20 @@ class View:
     json_lines: bool = False
 
 
-async def follow(control: "ControlStub", run_id: str, view: View, *, is_here: bool) -> int:
-    """Show a run until it has ended or is parked; the exit status. `is_here`: it is driven by this very process.
+async def told(control: "ControlStub", run_id: str) -> frozenset[str]:
+    """The moves that had ended before, which a person who goes on with a run need not read again."""
+    from fireline_wire.v1 import runs_pb2
+
+    found = await control.ShowRun(runs_pb2.ShowRunRequest(id=run_id))
+    return frozenset(_key(move.move) for move in found.moves if move.is_over)
+
+
+async def follow(
+    control: "ControlStub", run_id: str, view: View, *, is_here: bool, told: frozenset[str] = frozenset()
+) -> int:
+    """Show a run until it has ended or is parked; the exit status.
+
+    `is_here`: it is driven by this very process. `told`: moves that are not shown as lines.
 
     An interrupt leaves the run: a daemon goes on with it, and in this process it is parked.
     """
@@ -36,7 +48,7 @@ async def follow(control: "ControlStub", run_id: str, view: View, *, is_here: bo
 
     from fireline_wire.v1 import runs_pb2
 
-    shown = _Shown(view)
+    shown = _Shown(view, told)
     left = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, left.set)
     events = control.FollowRun(runs_pb2.FollowRunRequest(id=run_id))
@@ -73,8 +85,9 @@ def _say_left(run_id: str, *, is_here: bool) -> None:
 class _Shown:
     """What was shown so far."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, told: frozenset[str]) -> None:
         self._view = view
+        self._told = told
         self._is_live = sys.stderr.isatty() and not view.json and not view.json_lines
         self._run: runs_pb2.RunRecord | None = None
         self._moves: list[dict[str, Any]] = []
@@ -130,7 +143,7 @@ class _Shown:
         document = move_document(ended)
         self._moves.append(document)
         self._line({"event": "ended", **document})
-        if self._is_silent or (ended.move.part == "begin" and not ended.hosts):
+        if self._is_silent or _key(ended.move) in self._told or (ended.move.part == "begin" and not ended.hosts):
             return
         self.close()
         for row in move_lines(ended):
@@ -221,6 +234,10 @@ def move_document(ended: "runs_pb2.MoveEnded") -> dict[str, Any]:
             for host in ended.hosts
         ],
     }
+
+
+def _key(move: "runs_pb2.RunMove") -> str:
+    return f"{move.step}/{move.part}/{move.batch}/{move.attempt}"
 
 
 def _move(move: "runs_pb2.RunMove") -> dict[str, Any]:

@@ -25,8 +25,8 @@ _Params = Annotated[
 _EXAMPLE = "run-19b7ca98c88-5e6f7a8b"
 _FOLLOW_EXITS = (
     "Exit status: 0 succeeded; 1 failed, cancelled or rolled back; 2 usage; 3 no such runbook, run or host; 4 refused: "
-    "not confirmed, approval is needed, a precondition, or others change a host; 5 the controller failed, and the run is "
-    "parked; 130 interrupted: the run is parked, or goes on where a daemon drives it."
+    "not confirmed, approval is needed, a precondition, or others change a host; 5 the controller failed, and the run "
+    "is parked; 130 interrupted: the run is parked, or goes on where a daemon drives it."
 )
 
 _PLAN_HELP = options.manual(
@@ -66,11 +66,11 @@ async def _plan(control: "ControlStub", runbook: str, wish: operations.Wish, par
 
 _RUN_HELP = options.manual(
     "Run a runbook on hosts, step by step, on record before every step.",
-    "The run goes on after any crash of the controller and does nothing twice. It keeps the version of the runbook with "
-    "which it began. While it runs nobody else changes its hosts. Ctrl-C leaves it: a daemon goes on with it; without "
-    "one it is parked until `fireline runbook resume`.",
+    "The run goes on after any crash of the controller and does nothing twice. It keeps the version of the runbook "
+    "that it began with. While it runs nobody else changes its hosts. Ctrl-C leaves it: a daemon goes on with it; "
+    "without one it is parked until `fireline runbook resume`.",
     examples=(
-        'fireline runbook run unhealthy-containers -t web[1-9] -i INC-20260102-030405 --reason "checkout is down"',
+        "fireline runbook run unhealthy-containers -t web[1-9] -i INC-20260102-030405",
         "fireline runbook run disk-full -t db1 --plan",
         "fireline runbook run disk-full -t db1 -p older_than=7d --reason drill --wait 5m --jsonl",
     ),
@@ -306,8 +306,9 @@ def _wish(state: Path | None, run_id: str, wish: str, reason: str, view: View) -
 async def _wished(control: "ControlStub", run_id: str, wish: str, reason: str, view: View, is_here: bool) -> int:
     from fireline_wire.v1 import runs_pb2
 
+    told = await runbook_follow.told(control, run_id)
     await control.WishRun(runs_pb2.WishRunRequest(id=run_id, wish=wish, reason=reason))
-    ended = await runbook_follow.follow(control, run_id, view, is_here=is_here)
+    ended = await runbook_follow.follow(control, run_id, view, is_here=is_here, told=told)
     return session.OK if ended == session.SOME_NOT_OK and await _is(control, run_id, wish) else ended
 
 
@@ -343,8 +344,9 @@ def resume(
 async def _resume(control: "ControlStub", run_id: str, view: View, is_here: bool) -> int:
     from fireline_wire.v1 import runs_pb2
 
+    told = await runbook_follow.told(control, run_id)
     await control.ResumeRun(runs_pb2.ResumeRunRequest(id=run_id))
-    return await runbook_follow.follow(control, run_id, view, is_here=is_here)
+    return await runbook_follow.follow(control, run_id, view, is_here=is_here, told=told)
 
 
 def _request(chosen: "control_pb2.OperationOptions", runbook: str, params: list[str]) -> "control_pb2.StartRunRequest":

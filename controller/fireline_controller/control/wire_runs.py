@@ -69,7 +69,11 @@ def event(news: RunNews, now: datetime) -> runs_pb2.RunEvent:
 def ended(news: MoveEnded) -> runs_pb2.MoveEnded:
     """What came of a move."""
     return runs_pb2.MoveEnded(
-        move=_move(news.move), words=news.words, hosts=[_end(end) for end in news.ends], at=wire.stamp(news.at)
+        move=_move(news.move),
+        words=news.words,
+        hosts=[_end(end) for end in news.ends],
+        at=wire.stamp(news.at),
+        is_over=news.is_over,
     )
 
 

@@ -255,7 +255,10 @@ class MoveEnded(_message.Message):
     WORDS_FIELD_NUMBER: _builtins.int
     HOSTS_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
+    IS_OVER_FIELD_NUMBER: _builtins.int
     words: _builtins.str
+    is_over: _builtins.bool
+    """False for one that is at work."""
     @_builtins.property
     def move(self) -> Global___RunMove: ...
     @_builtins.property
@@ -269,10 +272,11 @@ class MoveEnded(_message.Message):
         words: _builtins.str = ...,
         hosts: _abc.Iterable[Global___RunHostEnd] | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
+        is_over: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "move", b"move"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "hosts", b"hosts", "move", b"move", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "hosts", b"hosts", "is_over", b"is_over", "move", b"move", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

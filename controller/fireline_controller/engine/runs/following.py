@@ -64,7 +64,7 @@ class _Watcher:
             yield MoveBegun(move, in_words(self._steps, taken), taken.since)
         if taken.ends is not None and taken.until is not None and ended not in self._told:
             self._told.add(ended)
-            yield MoveEnded(move, entries.summed(taken.ends), taken.ends, taken.until)
+            yield _ended(self._steps, taken)
 
 
 def in_words(steps: Mapping[str, Step], taken: Taken) -> str:
@@ -72,13 +72,18 @@ def in_words(steps: Mapping[str, Step], taken: Taken) -> str:
     return f"{entries.spoken(taken.move)} {entries.what(steps[taken.move.step], taken.move)}"
 
 
+def _ended(steps: Mapping[str, Step], taken: Taken) -> MoveEnded:
+    """A move with what came of it; one that is at work has no ends, and the time at which it was begun."""
+    if taken.ends is None or taken.until is None:
+        return MoveEnded(taken.move, f"{in_words(steps, taken)} …", (), taken.since, is_over=False)
+    said = f": {entries.summed(taken.ends)}" if taken.ends else ""
+    return MoveEnded(taken.move, f"{in_words(steps, taken)}{said}", taken.ends, taken.until)
+
+
 def shown(rooms: RunRooms, run: Run, record: tuple[Taken, ...]) -> RunShown:
     """A run with its moves, for people."""
     steps = {step.id: step for step in all_steps(rooms.compiled(run)[0])}
-    moves = []
-    for taken in record:
-        said = "" if taken.ends is None else f": {entries.summed(taken.ends)}"
-        moves.append(MoveEnded(taken.move, f"{in_words(steps, taken)}{said}", taken.ends or (), taken.since))
+    moves = [_ended(steps, taken) for taken in record]
     waiting = [t.move.plans[people.REQUEST] for t in record if t.move.part is Part.APPROVE and t.ends is None]
     return RunShown(run, waits_for(run, steps, record), tuple(moves), waiting[0] if waiting else "")
 

@@ -56,6 +56,7 @@ class MoveEnded:
     words: str
     ends: tuple[HostEnd, ...]
     at: datetime
+    is_over: bool = True
 
 
 @dataclass(frozen=True)
