@@ -10,7 +10,7 @@ import pytest
 from tests.fleet import BIN, Fleet
 from tests.lab import Host
 
-pytestmark = [pytest.mark.netns]
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
 # Two files are put aside on every host, with a look before and after; what is planted does not belong there.
 TIDY = """
@@ -115,7 +115,6 @@ def _killed_at(fleet: Fleet, events: int) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("events", range(2, 33, 6))
 def test_i2_i6_a_run_whose_controller_is_killed_goes_on_and_does_nothing_twice(planted: Fleet, events: int) -> None:
     """A file that was put aside can't be put aside again: a second application would fail."""
@@ -130,7 +129,6 @@ def test_i2_i6_a_run_whose_controller_is_killed_goes_on_and_does_nothing_twice(p
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_a_daemon_that_starts_takes_up_the_run_of_a_killed_command(planted: Fleet) -> None:
     """Nobody has to ask it to."""
     run_id = _killed_at(planted, 14)

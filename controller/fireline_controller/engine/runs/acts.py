@@ -33,7 +33,7 @@ from fireline_controller.profiles import Profile
 from fireline_controller.runbooks.model import ActionCall
 from fireline_controller.runbooks.record import HostEnd
 from fireline_controller.store import Transaction
-from fireline_wire.actions import Risk, catalogue
+from fireline_wire.actions import BadValue, Risk, catalogue
 from fireline_wire.isolation import Scope
 
 Work = Callable[[Running, Host], Awaitable[HostOutcome]]
@@ -89,7 +89,10 @@ class HostDeeds:
 
     async def capture(self, order: Order) -> Ends:
         """See Deeds."""
-        wanted = captures_of(order, self._profile)
+        try:
+            wanted = captures_of(order, self._profile)
+        except BadValue as error:
+            return tuple(HostEnd(host, Outcome.FAILED, str(error), "invalid_request") for host in order.move.hosts)
 
         async def work(running: Running, host: Host) -> HostOutcome:
             outcome = HostOutcome(host.name, Outcome.OK)
@@ -118,7 +121,11 @@ class HostDeeds:
         spec = catalogue()[order.what]
         if spec.risk is not Risk.DESTRUCTIVE:
             return frozenset()
-        return frozenset(await safeguard.unkept(self._rooms, order.move.hosts, spec.evidence, order.run.started_at))
+        found = set[str]()
+        for host in order.move.hosts:
+            wanted = spec.evidence_orders(order.given[host])
+            found.update(await safeguard.unkept(self._rooms, [host], wanted, order.run.started_at))
+        return frozenset(found)
 
     async def _captured(self, running: Running, host: Host, profile: Profile, request_id: str) -> HostOutcome:
         """One capture; one that is sealed already is not made again."""
