@@ -17,6 +17,7 @@ from fireline_agent.main import build_parser
 from fireline_agent.policy import Policy
 from fireline_controller import config, policy, profiles
 from fireline_controller.model import Outcome
+from fireline_controller.runbooks import checking, loading
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -220,6 +221,13 @@ def test_the_profile_in_the_docs_loads(tmp_path: Path) -> None:
     (tmp_path / "network.yaml").write_text(text)
 
     assert profiles.load("network", folders=[tmp_path]).name == "network"
+
+
+def test_the_runbook_in_the_docs_is_right() -> None:
+    """The example of a runbook is one that `check` takes."""
+    [text] = _blocks("docs/runbooks.md", "apiVersion:")
+
+    assert checking.check(text.encode(), loading.known(()), file="restart-shop.yaml").name == "restart-shop"
 
 
 def test_settings_in_the_docs_load(tmp_path: Path) -> None:

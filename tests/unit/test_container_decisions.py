@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fireline_agent.remediation.compose.copying import config_of, other_networks
 from fireline_agent.remediation.container import limits, usage
+from fireline_agent.remediation.container.failing import failing_s
 from fireline_agent.remediation.container.ordering import dependencies_first
-from fireline_agent.remediation.container.restart_unhealthy import failing_s
 from fireline_agent.remediation.container.selection import Container, depends_on
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)

@@ -3,7 +3,7 @@
 import pytest
 
 from fireline_agent.remediation.action import ActionError
-from fireline_agent.remediation.container import pause, processes, stop, top, unpause, update_limits
+from fireline_agent.remediation.container import pause, processes, states, stop, top, unpause, update_limits
 from tests.engine import eventually
 from tests.remediation.container.stage import Stage
 
@@ -159,6 +159,18 @@ def test_processes_are_shown_without_their_command_lines(stage: Stage) -> None:
     assert sorted(row["name"] for row in result["processes"]) == ["busybox", "sh", "sh", "sleep", "sleep"]
     assert stage.state("inside")["Pid"] in [row["pid"] for row in result["processes"]]
     assert "hunter2" not in str(result)
+
+
+def test_states_are_told_with_what_each_needs(stage: Stage) -> None:
+    """What is not well comes first; health, dependencies and exit codes are told."""
+    stage.service("shop", "web", needs="db:service_healthy:false")
+    stage.service("shop", "db", script="exit 4")
+    stage.until_state("shop-db-1", "exited")
+    plan = stage.rehearse(states.ACTION).plan()
+
+    assert plan.summary == "2 containers: 1 exited, 1 running; 0 unhealthy"
+    rows = [(row["name"], row["state"], row["needs"], row["exit_code"]) for row in plan.result["containers"]]
+    assert rows == [("shop-db-1", "exited", [], 4), ("shop-web-1", "running", ["db"], 0)]
 
 
 def test_nothing_runs_to_look_into(stage: Stage) -> None:

@@ -2,39 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from fireline_agent.remediation.action import Action, Change, Plan, Tools
 from fireline_agent.remediation.container import restarting
+from fireline_agent.remediation.container.failing import gather
 from fireline_agent.remediation.container.reaching import planned, reading
-from fireline_agent.remediation.container.selection import (
-    SELECTORS,
-    Container,
-    inspected,
-    moment,
-    number,
-    part,
-)
+from fireline_agent.remediation.container.selection import SELECTORS, Container
 from fireline_agent.remediation.container.waiting import STOP_TIMEOUT, WAIT
 from fireline_wire.actions import ActionSpec, Kind, Parameter, Result, Risk
 
 HEALTHS: Final = ("none", "starting", "healthy", "unhealthy")
-_INTERVAL_S: Final = 30.0  # the engine's default between two checks
 _AFTER: Final = Parameter("after", Kind.DURATION, "leave alone what has been failing for less than this", 60)
-_NS: Final = 1e9
-
-
-def gather(tools: Tools, params: Mapping[str, Any]) -> dict[str, Any]:
-    """All selected containers, with how long each has been failing its check."""
-    now = datetime.now(UTC)
-    with reading(tools) as engine:
-        answers = inspected(engine, params, is_all_allowed=True)
-    return {
-        "containers": [
-            {**Container.inspected(answer).to_document(), "failing_s": failing_s(answer, now=now)} for answer in answers
-        ]
-    }
 
 
 def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
@@ -59,27 +38,6 @@ def do(tools: Tools, change: Change, params: Mapping[str, Any]) -> dict[str, Any
         tools.tell(f"{now.title} is healthy again, left alone")
         return {"left_alone": "healthy again"}
     return restarting.do(tools, change, params)
-
-
-def failing_s(told: Mapping[str, Any], *, now: datetime) -> float:
-    """How long a container has failed its check, by the checks that the engine remembers; 0 where it does not.
-
-    The engine keeps the last five checks and counts the failures in a row (`FailingStreak`): those that it no longer
-    has are taken to be an interval apart.
-    """
-    health = part(told, "State", "Health")
-    checks = health.get("Log")
-    failed = []
-    for check in reversed(checks if isinstance(checks, list) else []):
-        if part(check).get("ExitCode") == 0:
-            break
-        failed.append(moment(str(part(check).get("Start", ""))))
-    known = [at for at in failed if at is not None]
-    if not known:
-        return 0.0
-    interval = number(part(told, "Config", "Healthcheck"), "Interval") / _NS or _INTERVAL_S
-    forgotten = max(0, number(health, "FailingStreak") - len(failed))
-    return max(0.0, (now - min(known)).total_seconds()) + forgotten * interval
 
 
 _WORDS: Final = {
