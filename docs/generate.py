@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import json
 import pkgutil
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer.main
+from pydantic import BaseModel
 
 from fireline_agent import remediation
 from fireline_agent.capture.collector import COLLECTORS
@@ -29,6 +31,8 @@ from fireline_controller.cli.app import app
 from fireline_controller.config import Origin, Settings, origins
 from fireline_controller.policy import Rule
 from fireline_controller.profiles import Profile, load
+from fireline_controller.runbooks import loading, schema, shapes
+from fireline_controller.runbooks.reading import read
 from fireline_wire.actions import ActionSpec, Parameter
 
 HERE = Path(__file__).parent
@@ -366,6 +370,104 @@ def _parameter(parameter: Parameter) -> tuple[str, str, str, str]:
     return code(parameter.name), kind, default, parameter.summary
 
 
+# --- runbooks ----------------------------------------------------------------------------------------------------
+
+BUILT_IN = "../../controller/fireline_controller/runbooks/builtin"
+# Parts of a runbook's file, in the order in which people meet them.
+SHAPES: tuple[type[BaseModel], ...] = (
+    shapes.RunbookShape,
+    shapes.MetadataShape,
+    shapes.ParamShape,
+    shapes.TargetsShape,
+    shapes.StepShape,
+    shapes.CaptureShape,
+    shapes.ManualShape,
+    shapes.ParallelShape,
+    shapes.ApprovalShape,
+    shapes.RetryShape,
+    shapes.VerifyShape,
+    shapes.OnFailureShape,
+    shapes.RollbackShape,
+)
+
+
+def runbooks_page() -> str:
+    """The built-in runbooks, and every key of the format."""
+    drafts = [(source.name, read(source.raw)[0]) for source in loading.built_in()]
+    about = [(name, draft.shape) for name, draft in drafts if draft is not None]
+    overview = [(f"[`{n}`](#{n})", ", ".join(s.metadata.severity), s.metadata.summary) for n, s in about]
+    return "\n".join(
+        [
+            "# Runbooks\n",
+            NOTE,
+            "[What a runbook is and how to write one](../runbooks.md). Editors complete and underline with "
+            "[the schema](../runbook.schema.json).\n",
+            "## Built in\n",
+            table(("runbook", "severity", "does"), overview),
+            *(_runbook(name, shape) for name, shape in about),
+            "## Keys\n",
+            *(_shape(kind) for kind in SHAPES),
+        ]
+    )
+
+
+def _runbook(name: str, shape: shapes.RunbookShape) -> str:
+    params = [(code(n), p.type, code(_typed(p.default)) or "required", p.summary) for n, p in shape.params.items()]
+    steps = [row for step in shape.steps for row in _steps(step)]
+    return "\n".join(
+        [
+            f"### {name}\n",
+            f"{shape.metadata.summary}. [Its file]({BUILT_IN}/{name}.yaml).\n",
+            table(("parameter", "type", "default", "meaning"), params),
+            table(("step", "does", "only when", "approval", "what for"), steps),
+        ]
+    )
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, list):
+        return json.dumps(value)
+    return '""' if value == "" else "" if value is None else str(value).lower()
+
+
+def _steps(step: shapes.StepShape) -> Iterator[tuple[str, ...]]:
+    approval = f"{step.approval.count}" if step.approval else ""
+    yield code(step.id), _deed(step), code(step.when or ""), approval, step.title
+    for member in step.parallel.steps if step.parallel else ():
+        yield from _steps(member)
+
+
+def _deed(step: shapes.StepShape) -> str:
+    if step.action:
+        return f"[`{step.action}`](../actions.md#{step.action.replace('.', '')})"
+    if step.capture:
+        what = step.capture.profile or f"what {', '.join(step.capture.evidence_for)} would destroy"
+        return f"capture {what}{', required' if step.required else ''}"
+    if step.manual:
+        return f"by hand, {step.manual.role}" if step.manual.role else "by hand"
+    return "at the same time:" if step.parallel else "isolate" if step.isolate else "release"
+
+
+def _shape(kind: type[BaseModel]) -> str:
+    rows = [
+        (code(field.alias or name), _field_default(field), field.description or "")
+        for name, field in kind.model_fields.items()
+        if not field.exclude
+    ]
+    name = kind.__name__.removesuffix("Shape")
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    return f"### The keys of: {words}\n\n{_first_line(kind)}\n\n{table(('key', 'default', 'meaning'), rows)}"
+
+
+def _field_default(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True)
+    return (
+        "" if default in (None, "", [], {}) or not isinstance(default, str | int | bool) else code(str(default).lower())
+    )
+
+
 def pages() -> dict[Path, str]:
     """The pages as they should be."""
     folder = HERE / "reference"
@@ -374,6 +476,8 @@ def pages() -> dict[Path, str]:
         folder / "fireline-agent.md": agent_page(),
         folder / "settings.md": settings_page(),
         folder / "collectors.md": collectors_page(),
+        folder / "runbooks.md": runbooks_page(),
+        HERE / "runbook.schema.json": schema.text(),
         HERE / "actions.md": actions_page(),
         HERE.parent / "protos/fireline_wire/actions.json": actions_json(),
     }

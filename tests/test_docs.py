@@ -17,6 +17,7 @@ from fireline_agent.main import build_parser
 from fireline_agent.policy import Policy
 from fireline_controller import config, policy, profiles
 from fireline_controller.model import Outcome
+from fireline_controller.runbooks import checking, loading
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -183,7 +184,7 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
         assert place.exists(), f"{target}: no such file"
         if heading:
             headings = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE)
-            assert heading in {re.sub(r"[^a-z0-9-]", "", h.lower().replace(" ", "-")) for h in headings}, target
+            assert heading in {re.sub(r"[^a-z0-9_-]", "", h.lower().replace(" ", "-")) for h in headings}, target
 
 
 @pytest.mark.parametrize("page, line, is_whole", _quoted())
@@ -220,6 +221,13 @@ def test_the_profile_in_the_docs_loads(tmp_path: Path) -> None:
     (tmp_path / "network.yaml").write_text(text)
 
     assert profiles.load("network", folders=[tmp_path]).name == "network"
+
+
+def test_the_runbook_in_the_docs_is_right() -> None:
+    """The example of a runbook is one that `check` takes."""
+    [text] = _blocks("docs/runbooks.md", "apiVersion:")
+
+    assert checking.check(text.encode(), loading.known(()), file="restart-shop.yaml").name == "restart-shop"
 
 
 def test_settings_in_the_docs_load(tmp_path: Path) -> None:

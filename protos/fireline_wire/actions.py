@@ -10,7 +10,7 @@ import json
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
@@ -193,6 +193,8 @@ class ActionSpec:
         results: what it tells.
         evidence: collectors that keep what the action would destroy; a destructive action without a sealed capture of
             them is refused (I3).
+        evidence_params: what each of those collectors is told, by its name; a text `$NAME` stands for the action's
+            own parameter, so that what is kept is what is destroyed.
         undo: how it is taken back, in words; empty where it can't be.
         needs: what the host must have: `docker`, `compose`, `systemd`, `postgresql`, ….
     """
@@ -205,6 +207,23 @@ class ActionSpec:
     evidence: tuple[str, ...] = ()
     undo: str = ""
     needs: tuple[str, ...] = ()
+    evidence_params: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def evidence_orders(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The collectors that keep what these parameters would destroy, with what each is told.
+
+        Raises:
+            BadValue: as `check`.
+        """
+        params = self.check(given)
+        orders: dict[str, dict[str, Any]] = {}
+        for collector in self.evidence:
+            told = {
+                name: params[value[1:]] if value.startswith("$") else value
+                for name, value in self.evidence_params.get(collector, {}).items()
+            }
+            orders[collector] = {name: value for name, value in told.items() if value is not None}
+        return orders
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters of the action, those not given at their defaults; a None stands for one that was left out.

@@ -74,7 +74,7 @@ def test_temporary_files_may_be_kept_by_name_and_hash_alone(tmp_path: Path) -> N
     """By the rules of disk.clean_temp."""
     put(tmp_path / "old", b"x")
     os.mkfifo(tmp_path / "pipe")
-    sink = collected(roots=[str(tmp_path)], kind="temporary", time="mtime", older_than=0, content=False)
+    sink = collected(roots=[str(tmp_path)], kind="temp", time="mtime", older_than=0, content=False)
     records = sink.artifacts["files/selected.jsonl"].records()
 
     assert set(sink.artifacts) == {"files/selected.jsonl"}
@@ -88,7 +88,7 @@ def test_temporary_files_may_be_kept_by_name_and_hash_alone(tmp_path: Path) -> N
     [
         ({}, "'roots': wanted absolute paths"),
         ({"roots": ["var"]}, "'roots': wanted absolute paths"),
-        ({"roots": ["/var"], "kind": "all"}, "'kind': wanted logs or temporary, found 'all'"),
+        ({"roots": ["/var"], "kind": "all"}, "'kind': wanted logs or temp, found 'all'"),
         ({"roots": ["/var"], "patterns": "*"}, "'patterns': wanted a list of texts"),
         ({"roots": ["/var"], "older_than": -1}, "'older_than': wanted a number above 0"),
         ({"roots": ["/var"], "old": 1}, "unknown collector parameter 'old'"),

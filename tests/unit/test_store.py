@@ -142,7 +142,7 @@ def test_a_store_of_a_later_fireline_is_not_touched(tmp_path: Path, store: Store
         connection.execute("UPDATE alembic_version SET version_num = '9000'")
 
     with pytest.raises(
-        StoreError, match=r"store .*/store.db has the tables of version 9000, this program knows up to 0003: install"
+        StoreError, match=r"store .*/store.db has the tables of version 9000, this program knows up to 0004: install"
     ):
         _open(tmp_path)
 

@@ -1,6 +1,6 @@
 """Keeps files that are chosen by age and name below named folders, before a clean-up removes them.
 
-It chooses by the same rules as the actions disk.clean_logs (`kind: logs`) and disk.clean_temp (`kind: temporary`), so
+It chooses by the same rules as the actions disk.clean_logs (`kind: logs`) and disk.clean_temp (`kind: temp`), so
 that the same parameters mean the same files. Leaves to others: removing them.
 """
 
@@ -24,8 +24,8 @@ from fireline_agent.hands.tree import Folder
 VERSION: Final = "1"
 
 _KNOWN: Final = ("kind", "roots", "patterns", "older_than", "time", "content", "whole_bytes")
-_PATTERNS: Final = {"logs": ["*.log", "*.log.*", "*.log-*"], "temporary": ["*"]}
-_DAYS: Final = {"logs": 7, "temporary": 10}
+_PATTERNS: Final = {"logs": ["*.log", "*.log.*", "*.log-*"], "temp": ["*"]}
+_DAYS: Final = {"logs": 7, "temp": 10}
 _DAY_S: Final = 86400
 _MAX_AGE_S: Final = 1e9
 _WHOLE_BYTES: Final = 64 << 20
@@ -44,7 +44,7 @@ class _Wish:
 def collect(context: Context, sink: Sink) -> None:
     """Write `files/selected.jsonl`, and what the files hold as `files/selected.tar` (pax).
 
-    Parameters: `roots`: the folders; `kind`: `logs` or `temporary`; `patterns`, `older_than` (seconds) and `time` as
+    Parameters: `roots`: the folders; `kind`: `logs` or `temp`; `patterns`, `older_than` (seconds) and `time` as
     the action has them; `content`: false for names and hashes alone; `whole_bytes`: of a larger file the first and last
     MiB are kept, beside the hash of all of it.
 
@@ -67,8 +67,8 @@ def _wished(context: Context) -> _Wish:
     refuse_unknown(params, *_KNOWN)
     kind = params.get("kind", "logs")
     if kind not in _PATTERNS:
-        raise ValueError(f"collector parameter 'kind': wanted logs or temporary, found {kind!r}")
-    which = params.get("time", "newest" if kind == "temporary" else "mtime")
+        raise ValueError(f"collector parameter 'kind': wanted logs or temp, found {kind!r}")
+    which = params.get("time", "newest" if kind == "temp" else "mtime")
     if which not in ("newest", "mtime"):
         raise ValueError(f"collector parameter 'time': wanted newest or mtime, found {which!r}")
     roots, patterns = _texts(params, "roots", []), _texts(params, "patterns", _PATTERNS[kind])
@@ -77,7 +77,7 @@ def _wished(context: Context) -> _Wish:
     age = 0.0
     if params.get("older_than") != 0:  # every age
         age = number(params, "older_than", default=_DAYS[kind] * _DAY_S, highest=_MAX_AGE_S)
-    rules = Rules(tuple(patterns), selection.before_ns(int(age), time.time()), which == "newest", kind == "temporary")
+    rules = Rules(tuple(patterns), selection.before_ns(int(age), time.time()), which == "newest", kind == "temp")
     whole = number(params, "whole_bytes", default=_WHOLE_BYTES, highest=1 << 40)
     return _Wish(tuple(roots), rules, flag(params, "content", default=True), int(whole))
 

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 HELP = options.manual(
     "Collect the state of every host as sealed, verified evidence.",
     "Profiles are lists of collectors with limits: `initial` is what a first look needs, `volatile` is everything that "
-    "is gone after a restart.",
+    "is gone after a restart, `breach` that and the files that changed of late, `image` the raw image of a disk.",
+    "An image is taken in parts where it does not fit at once: `fireline evidence image` puts them together.",
     "--retry-of goes to the hosts that did not end ok, takes up what lies on them, and uses that "
     "operation's own profile.",
     examples=(
         'fireline capture -t all --profile volatile --reason "odd traffic"',
         "fireline capture -t web[01-20] -i INC-20260102-030405 --max-fail 10%",
+        "fireline capture -t db1 --profile image --param disk_image.source=/dev/vda --host-deadline 3600",
         "fireline capture --retry-of op-19b7ca98c88-5e6f7a8b --json",
     ),
     exits=options.FAN_OUT_EXITS,
@@ -28,8 +30,18 @@ def capture(
     target: options.Target = None,
     without: options.Except = None,
     profile: Annotated[
-        str, typer.Option("--profile", "-p", metavar="NAME", help="initial, volatile, or one of your own.")
+        str,
+        typer.Option("--profile", "-p", metavar="NAME", help="initial, volatile, breach, image, or your own."),
     ] = "initial",
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param",
+            metavar="COLLECTOR.NAME=VALUE",
+            help="A parameter beyond the profile's own, as JSON or as text. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     incident: options.IncidentId = "",
     retry_of: options.RetryOf = "",
     reason: options.Reason = "",
@@ -47,14 +59,32 @@ def capture(
         target or [], without or [], retry_of, reason, incident, yes, max_fail, host_deadline, deadline, concurrency,
         json, json_lines,
     )  # fmt: skip
-    session.run(session.folder(state), lambda control: _capture(control, wish, profile))
+    session.run(session.folder(state), lambda control: _capture(control, wish, profile, _params(param or [])))
 
 
-async def _capture(control: "ControlStub", wish: operations.Wish, profile: str) -> int:
+def _params(given: list[str]) -> dict[str, str]:
+    """COLLECTOR.NAME=VALUE each, as name to JSON: what is no JSON is taken as a text, such as a path."""
+    import json
+
+    found = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or "." not in name:
+            session.fail(f"--param {one!r}: wanted COLLECTOR.NAME=VALUE", session.USAGE)
+        try:
+            json.loads(value)
+        except (ValueError, RecursionError):
+            value = json.dumps(value)
+        found[name] = value
+    return found
+
+
+async def _capture(control: "ControlStub", wish: operations.Wish, profile: str, params: dict[str, str]) -> int:
     from fireline_wire.v1 import control_pb2
 
     options = await operations.confirmed(control, wish)
-    events = control.CaptureHosts(control_pb2.CaptureHostsRequest(options=options, profile=profile))
+    request = control_pb2.CaptureHostsRequest(options=options, profile=profile, params=params)
+    events = control.CaptureHosts(request)
     seen, interrupted = await operations.follow(control, events, wish)
     return operations.report(seen, interrupted, wish, evidence_table)
 

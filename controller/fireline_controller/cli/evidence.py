@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fireline_wire.v1 import control_pb2
     from fireline_wire.v1.control_pb2_grpc import ControlStub
 
-app = typer.Typer(help="Sealed evidence: list, show, verify, export, import.", no_args_is_help=True)
+app = typer.Typer(help="Sealed evidence: list, show, verify, export, import, image.", no_args_is_help=True)
 
 _ID = "ev-3f1c0a9be2d47a60"
 _VERIFY_HELP = options.manual(
@@ -309,3 +309,43 @@ async def _parts(file: Path, authority: bytes) -> "AsyncIterator[control_pb2.Fil
     with file.open("rb") as source:
         while part := source.read(_PART_BYTES):
             yield control_pb2.FilePart(data=part)
+
+
+_IMAGE_HELP = options.manual(
+    "Put the raw image of a disk together from exported evidence.",
+    "Every file is verified first. The segments of several captures, taken in parts or after an interruption, make one "
+    "image; where one lacks it is said at which offset to capture on. Places without data stay holes in the file.",
+    examples=("fireline evidence image part1.fireline part2.fireline --output vda.img --ca ca.pem",),
+    exits="Exit status: 0 written, and its hash is said; 1 a file does not verify, or segments lack; 2 usage.",
+)
+
+
+@app.command("image", help=_IMAGE_HELP)
+def image(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="What `evidence export` wrote.", exists=True, dir_okay=False)
+    ],
+    output_file: Annotated[Path, typer.Option("--output", "-o", metavar="IMAGE", help="The image to write.")],
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", metavar="PEM", help="The authority to verify against. Default: this state folder's."),
+    ] = None,
+    state: options.State = None,
+) -> None:
+    """Put an image together."""
+    from fireline_controller.model import EvidenceError
+    from fireline_controller.vault import imaging
+
+    authority = ca or session.folder(state) / "keys" / "ca.pem"
+    if not authority.is_file():
+        session.fail(f"{authority}: no such file", session.USAGE)
+    if output_file.exists():
+        session.fail(f"{output_file} exists already; name another with --output", session.USAGE)
+    try:
+        made = imaging.assemble(files, authority.read_bytes(), output_file)
+    except EvidenceError as error:
+        session.fail(output.printable(str(error)), session.SOME_NOT_OK)
+    except OSError as error:
+        session.fail(f"{output_file}: can't be written: {error.strerror}; free some space or name another", 5)
+    print(f"{output_file}: {output.size(made.size)} of {output.printable(made.source)} on {made.host}")
+    print(f"SHA-256 {made.sha256}, over {output.counted(made.segments, 'segment')}; taken while the host ran")

@@ -10,12 +10,20 @@ if TYPE_CHECKING:
     from fireline_wire.v1 import control_pb2
     from fireline_wire.v1.control_pb2_grpc import ControlStub
 
-app = typer.Typer(help="The fleet: list, show, label, ping, remove.", no_args_is_help=True)
+app = typer.Typer(help="The fleet: list, show, label, ping, renew, remove.", no_args_is_help=True)
 
 _PING_HELP = options.manual(
     "Send every host a command that does nothing.",
     "It goes the way that every command goes: certificate, role, policy and ledger of the host.",
     examples=("fireline host ping -t all", "fireline host ping -t 'role=web,env!=dev' --except web7 --json"),
+    exits=options.FAN_OUT_EXITS,
+)
+_RENEW_HELP = options.manual(
+    "Give hosts new certificates for new keys, now.",
+    "The controller renews what is due by itself; this is for keys that may have been copied. The key is made on the "
+    "host and never leaves it. The former certificate runs out by itself: to refuse it at once, remove the host and "
+    "enrol it again.",
+    examples=("fireline host renew -t web1 --reason 'break-in on web1'", "fireline host renew -t all --max-fail 10%"),
     exits=options.FAN_OUT_EXITS,
 )
 _NAME = Annotated[str, typer.Argument(metavar="HOST", help="The host's name.")]
@@ -223,5 +231,37 @@ async def _ping(control: "ControlStub", wish: operations.Wish) -> int:
 
     options = await operations.confirmed(control, wish)
     events = control.PingHosts(control_pb2.PingHostsRequest(options=options))
+    seen, interrupted = await operations.follow(control, events, wish)
+    return operations.report(seen, interrupted, wish, operations.outcome_table)
+
+
+@app.command("renew", help=_RENEW_HELP)
+def renew(
+    target: options.Target = None,
+    without: options.Except = None,
+    retry_of: options.RetryOf = "",
+    reason: options.Reason = "",
+    yes: options.Yes = False,
+    max_fail: options.MaxFail = "",
+    host_deadline: options.HostDeadline = 0,
+    deadline: options.OverallDeadline = 0,
+    concurrency: options.Concurrency = 0,
+    json: options.Json = False,
+    json_lines: options.JsonLines = False,
+    state: options.State = None,
+) -> None:
+    """Renew certificates now."""
+    wish = operations.Wish(
+        target or [], without or [], retry_of, reason, "", yes, max_fail, host_deadline, deadline, concurrency,
+        json, json_lines,
+    )  # fmt: skip
+    session.run(session.folder(state), lambda control: _renew(control, wish))
+
+
+async def _renew(control: "ControlStub", wish: operations.Wish) -> int:
+    from fireline_wire.v1 import control_pb2
+
+    options = await operations.confirmed(control, wish)
+    events = control.RenewHosts(control_pb2.RenewHostsRequest(options=options))
     seen, interrupted = await operations.follow(control, events, wish)
     return operations.report(seen, interrupted, wish, operations.outcome_table)

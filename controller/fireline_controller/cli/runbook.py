@@ -159,7 +159,7 @@ def _suggested(reply: "control_pb2.SuggestRunbooksReply") -> dict[str, Any]:
 _SCHEMA_HELP = options.manual(
     "Print the JSON Schema of a runbook, for your editor.",
     "It completes keys and underlines what is misspelt; `fireline runbook check` knows more.",
-    examples=("fireline runbook schema > runbook.schema.json",),
+    examples=("fireline runbook schema",),
 )
 
 

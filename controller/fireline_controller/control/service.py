@@ -111,7 +111,16 @@ class ControlService(PeopleCalls, IsolationCalls, RemediationCalls, RunbookCalls
     ) -> AsyncIterator[control_pb2.OperationEvent]:
         """Collect evidence."""
         wish = wire.wish(request.options, operator_of(context))
-        async for event in _events(self._engine.capture(wish, request.profile)):
+        params = wire.capture_params(request.params)
+        async for event in _events(self._engine.capture(wish, request.profile, params)):
+            yield event
+
+    @streaming
+    async def RenewHosts(
+        self, request: control_pb2.RenewHostsRequest, context: Context
+    ) -> AsyncIterator[control_pb2.OperationEvent]:
+        """Renew certificates now."""
+        async for event in _events(self._engine.renew(wire.wish(request.options, operator_of(context)))):
             yield event
 
     @streaming

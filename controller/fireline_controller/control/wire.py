@@ -1,14 +1,16 @@
 """The one place where the engine's values become messages, and messages values."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from fireline_controller.control import wire_remediation
 from fireline_controller.engine import Finished, IncidentView, News, Operator, Progress, Started, TargetSpec, Wish
-from fireline_controller.model import Evidence, Finding, Host, HostOutcome, IsolationTimes, Line, Target
+from fireline_controller.model import ConfigError, Evidence, Finding, Host, HostOutcome, IsolationTimes, Line, Target
 from fireline_controller.policy import Approval
 from fireline_wire.v1 import common_pb2, control_pb2
 
@@ -39,6 +41,21 @@ def wish(options: control_pb2.OperationOptions, operator: str) -> Wish:
         concurrency=options.concurrency,
         break_glass=options.break_glass,
     )
+
+
+def capture_params(given: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters of collectors, `COLLECTOR.NAME` to JSON.
+
+    Raises:
+        ConfigError: a value is no JSON.
+    """
+    found = {}
+    for name, text in given.items():
+        try:
+            found[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ConfigError(f"parameter {name!r}: wanted a JSON value") from None
+    return found
 
 
 def resolved(target: Target, needs_confirmation: bool) -> control_pb2.ResolvedTarget:

@@ -2,10 +2,11 @@
 wire (hosts), the bytes (vault) or the record (store); control and daemon may import it.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from fireline_controller import profiles
 from fireline_controller.config import Settings
@@ -137,8 +138,33 @@ class Engine:
         async for news in self.operations.run("ping", wish, work, commands_only=True):
             yield news
 
-    async def capture(self, wish: Wish, profile_name: str) -> AsyncIterator[News]:
+    async def renew(self, wish: Wish) -> AsyncIterator[News]:
+        """Give every host another certificate for another key, whether it is due or not: one may have been copied.
+
+        Raises:
+            FirelineError: nothing was sent: the target, a missing confirmation, the store.
+        """
+
+        async def work(running: Running, host: Host) -> HostOutcome:
+            try:
+                until = await self.upkeep.renew(host)
+            except PolicyError as error:  # its signing request is none: that host's own fault
+                return HostOutcome(host.name, Outcome.FAILED, str(error), error.reason, running.elapsed_ms())
+            detail = f"certificate until {until:%Y-%m-%d %H:%M:%S} UTC"
+            return HostOutcome(host.name, Outcome.OK, detail, duration_ms=running.elapsed_ms())
+
+        async for news in self.operations.run("renew", wish, work, commands_only=True):
+            yield news
+
+    async def capture(
+        self, wish: Wish, profile_name: str, params: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[News]:
         """Collect the state of every host as sealed evidence.
+
+        Args:
+            wish: whose, which hosts, why, how far.
+            profile_name: what is collected.
+            params: of its collectors beyond the profile's own, `COLLECTOR.NAME` to a JSON value.
 
         Raises:
             FirelineError: nothing was sent: the target, the profile, a missing confirmation, the store.
@@ -148,7 +174,7 @@ class Engine:
         if wish.target.retry_of:
             await self.operations.resolve(wish.target)  # before the chain is read, so that it has all its outcomes
         chain = await self._store.read(lambda tx: _retried(tx, wish))
-        profile = self._profile(chain[0].profile if chain else profile_name)
+        profile = self._profile(chain[0].profile if chain else profile_name).with_params(params or {})
         async for news in self._captured(wish, profile, chain):
             yield news
 

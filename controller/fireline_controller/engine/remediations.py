@@ -68,6 +68,11 @@ class _Plan:
         return max((self.spec.risk, *(Risk(r.risk) for r in self.reports.values())), key=order.index)
 
     @property
+    def evidence(self) -> Mapping[str, Mapping[str, Any]]:
+        """The collectors that keep what it would destroy, with what each is told."""
+        return self.spec.evidence_orders(next(iter(self.reports.values())).params)
+
+    @property
     def changing(self) -> list[str]:
         """The hosts on which there is something to do."""
         return sorted(host for host, report in self.reports.items() if report.change_count)
@@ -151,7 +156,7 @@ class Remediations:
         plan = await self._planned(plan_operation_id)
         if not plan.spec.evidence:
             raise PolicyError(f"{plan.spec.name} destroys nothing that a collector keeps", reason="invalid_request")
-        profile = safeguard.profile(plan.spec.name, plan.spec.evidence)
+        profile = safeguard.profile(plan.spec.name, plan.evidence)
         whole = await self._addressed(wish, plan.changing)
         async for news in self._capture(whole, profile):
             yield news
@@ -293,7 +298,7 @@ class Remediations:
         if plan.risk is not Risk.DESTRUCTIVE:
             return []
         hosts = [host for host in plan.changing if host in target.hosts]
-        return await safeguard.unkept(self._rooms, hosts, plan.spec.evidence, plan.operation.started_at)
+        return await safeguard.unkept(self._rooms, hosts, plan.evidence, plan.operation.started_at)
 
     async def _require_evidence(self, plan: _Plan, target: Target, without: str) -> list[str]:
         """Returns: the hosts for which it is waived."""

@@ -71,8 +71,8 @@ class Upkeep:
             return False
         return True
 
-    async def renew(self, host: Host) -> None:
-        """Give one host a new certificate for a new key, made on the host.
+    async def renew(self, host: Host) -> datetime:
+        """Give one host a new certificate for a new key, made on the host; returns until when it holds.
 
         Raises:
             HostError: the host can't be reached or refuses.
@@ -93,6 +93,7 @@ class Upkeep:
             replace(command, request_id=f"{command.request_id}-install"), chain, timeout_s=_TIMEOUT_S
         )
         await self._store.run(lambda tx: _in_force(tx, host, certificate, now))
+        return certificate.not_after
 
     async def push_deny_list(self, hosts: Sequence[Host]) -> None:
         """Tell these hosts whom to refuse; one that can't be reached is told when it is next watched."""

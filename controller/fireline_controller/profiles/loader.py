@@ -95,6 +95,27 @@ class Profile:
         """SHA-256 over the whole profile as canonical JSON (RFC 8785): a name says little, a file may change."""
         return hashlib.sha256(rfc8785.dumps(asdict(self))).hexdigest()
 
+    def with_params(self, given: Mapping[str, Any]) -> "Profile":
+        """The profile with parameters beyond its own, `COLLECTOR.NAME` to a JSON value; the collectors check them.
+
+        Raises:
+            ConfigError: the profile has no such collector, or a value is nothing that can go on record.
+        """
+        added: dict[str, dict[str, Any]] = {}
+        for key, value in given.items():
+            collector, _, name = key.partition(".")
+            known = [order.name for order in self.collectors]
+            if collector not in known or not name:
+                hint = _nearest(collector, known)
+                raise ConfigError(f"parameter {key!r}: wanted COLLECTOR.NAME with a collector of {self.name}{hint}")
+            try:
+                rfc8785.dumps(value)
+            except (rfc8785.CanonicalizationError, TypeError):
+                raise ConfigError(f"parameter {key!r}: wanted a JSON value with exact numbers") from None
+            added.setdefault(collector, {})[name] = value
+        orders = (replace(o, params={**o.params, **added.get(o.name, {})}) for o in self.collectors)
+        return replace(self, collectors=tuple(orders))
+
     @property
     def params(self) -> Mapping[str, Mapping[str, Any]]:
         """What the profile tells its collectors, by collector; those that are told nothing are left out."""

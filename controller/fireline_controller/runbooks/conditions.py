@@ -7,7 +7,7 @@ from typing import Any, Final
 from fireline_controller.runbooks import expressions, scopes
 from fireline_controller.runbooks.examined import Examined
 from fireline_controller.runbooks.expressions import ExpressionError, Scope
-from fireline_controller.runbooks.model import ActionCall, CaptureCall, Step
+from fireline_controller.runbooks.model import ActionCall, CaptureCall, Manual, Step
 from fireline_controller.runbooks.parsing import Path, Problem
 from fireline_wire.actions import BadValue, Kind, Parameter
 
@@ -23,6 +23,7 @@ _FITS: Final[Mapping[Kind, frozenset[str]]] = {
     Kind.TEXTS: frozenset({"LIST<STRING>", "LIST<DYN>"}),
     Kind.PATHS: frozenset({"LIST<STRING>", "LIST<DYN>"}),
 }
+_OF_A_HOST: Final = re.compile(r"\b(?:steps|host)\.")
 _STEP: Final = re.compile(r"\b(?:steps|fleet)\.([a-z][a-z0-9_]*)")
 
 
@@ -126,14 +127,18 @@ def _default_fits(examined: Examined, name: str, path: Path, wanted: Parameter) 
 def _placed(examined: Examined, text: str, error: ExpressionError, path: Path, *, shift: int) -> Problem:
     column = error.column + (shift if error.line == 1 else 0)
     line, column = examined.draft.document.within(path, error.line, column)
-    return Problem(line, column, _of_other_steps(examined, text, path) or str(error))
+    return Problem(line, column, _of_another_step(examined, text, path) or str(error))
 
 
-def _of_other_steps(examined: Examined, text: str, path: Path) -> str:
-    """A name of a step that has not run yet is unknown to the engine; people want to hear why."""
+def _of_another_step(examined: Examined, text: str, path: Path) -> str:
+    """Why a name is unknown here that would be known in another step; empty where that is not it."""
     here = next((s for s in reversed(examined.steps) if path[: len(examined.path(s))] == examined.path(s)), None)
     if here is None:
         return ""
     earlier = {s.id for s in scopes.before(examined.runbook, here.id)}
     later = [name for name in _STEP.findall(text) if name in examined.paths and name not in earlier]
-    return f"step {later[0]!r} has not run before step {here.id!r}: use one before it" if later else ""
+    if later:
+        return f"step {later[0]!r} has not run before step {here.id!r}: use one before it"
+    if isinstance(here.do, Manual) and _OF_A_HOST.search(text):
+        return f"step {here.id!r} is a person's, once for all hosts: use `fleet.STEP.not_ok` and the like"
+    return ""

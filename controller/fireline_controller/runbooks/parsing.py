@@ -20,6 +20,8 @@ MAX_DEPTH: Final = 20  # a step in a parallel step has 8
 Path = tuple[str | int, ...]
 
 _TAG: Final = "tag:yaml.org,2002:"
+# What YAML 1.1 makes of a scalar without a tag; which of them it is, `_plain` decides.
+_PLAIN_TAGS: Final = frozenset({"str", "int", "float", "bool", "null", "timestamp", "merge", "value"})
 _WHOLE: Final = re.compile(r"-?\d{1,18}\Z")
 _NUMBER: Final = re.compile(r"-?\d{1,18}\.\d{1,18}\Z")
 _WORDS: Final = {"true": True, "false": False, "null": None, "~": None, "": None}
@@ -128,7 +130,7 @@ class _Reader:
         return [self.value(member, (*path, index)) for index, member in enumerate(node.value)]
 
     def _scalar(self, node: yaml.Node) -> Any:
-        if not isinstance(node, yaml.ScalarNode) or not node.tag.startswith(_TAG) or node.tag == f"{_TAG}binary":
+        if not isinstance(node, yaml.ScalarNode) or node.tag.removeprefix(_TAG) not in _PLAIN_TAGS:
             return self._refuse(node, f"the tag {_shown(node.tag)} is not taken: leave it out")
         return node.value if node.style else _plain(node.value)
 

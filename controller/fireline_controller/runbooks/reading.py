@@ -45,7 +45,8 @@ def read(raw: bytes) -> tuple[Draft | None, tuple[Problem, ...]]:
         shape = RunbookShape.model_validate(document.value)
     except ValidationError as error:
         found = [_explain(document, dict(problem)) for problem in error.errors()[:MAX_PROBLEMS]]
-        return None, tuple(sorted({*problems, *found}))
+        places = {(p.line, p.column) for p in problems}  # what can't be read fits no shape either: said once
+        return None, tuple(sorted({*problems, *(p for p in found if (p.line, p.column) not in places)}))
     return (None if problems else Draft(document, shape)), problems
 
 
@@ -87,6 +88,12 @@ _MESSAGES: Final[Mapping[str, Callable[[Path, Mapping[str, Any]], str]]] = {
     "extra_forbidden": _unknown_key,
     "missing": _missing,
     "literal_error": _literal,
+    "too_short": lambda _loc, _problem: "wanted at least one, found none",
+    "too_long": lambda _loc, problem: f"wanted at most {problem['ctx']['max_length']}, found more",
+    "string_too_short": lambda _loc, _problem: "wanted a text, found an empty one",
+    "string_too_long": lambda _loc, problem: f"wanted at most {problem['ctx']['max_length']} characters, found more",
+    "greater_than_equal": lambda _loc, problem: f"wanted at least {problem['ctx']['ge']}; found {problem['input']}",
+    "less_than_equal": lambda _loc, problem: f"wanted at most {problem['ctx']['le']}; found {problem['input']}",
 }
 
 

@@ -45,7 +45,7 @@ def _identifier(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9_]{0,39}", value) and value not in _RESERVED:
         return value
     raise ValueError(
-        f"wanted a name of small letters, digits and '_', not {', '.join(sorted(_RESERVED))}; found {value!r}"
+        f"wanted a name of small letters, digits and '_', none of {', '.join(sorted(_RESERVED))}; found {value!r}"
     )
 
 

@@ -149,7 +149,9 @@ def _by_hosts(runbook: Runbook, signals: Signals) -> Iterator[_Reason]:
 def _by_severity(runbook: Runbook, signals: Signals) -> Iterator[_Reason]:
     if not runbook.severities:
         return
-    if signals.severity in runbook.severities:
+    if runbook.severities == (signals.severity,):
+        yield _Reason(2 * _SEVERITY, f"meant for {signals.severity} alone")
+    elif signals.severity in runbook.severities:
         yield _Reason(_SEVERITY, f"meant for {signals.severity}")
     else:
         yield _Reason(-_SEVERITY, f"but meant for {', '.join(runbook.severities)}, not {signals.severity}")

@@ -104,6 +104,11 @@ class ControlStub(object):
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.CaptureHostsRequest.SerializeToString,
                 response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
                 _registered_method=True)
+        self.RenewHosts = channel.unary_stream(
+                '/fireline_wire.v1.Control/RenewHosts',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.RenewHostsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+                _registered_method=True)
         self.OpenIncident = channel.unary_stream(
                 '/fireline_wire.v1.Control/OpenIncident',
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.OpenIncidentRequest.SerializeToString,
@@ -311,6 +316,13 @@ class ControlServicer(object):
 
     def CaptureHosts(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewHosts(self, request, context):
+        """Gives every host another certificate for another key at once, whether it is due or not.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -537,6 +549,11 @@ def add_ControlServicer_to_server(servicer, server):
             'CaptureHosts': grpc.unary_stream_rpc_method_handler(
                     servicer.CaptureHosts,
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.CaptureHostsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
+            ),
+            'RenewHosts': grpc.unary_stream_rpc_method_handler(
+                    servicer.RenewHosts,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.RenewHostsRequest.FromString,
                     response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
             ),
             'OpenIncident': grpc.unary_stream_rpc_method_handler(
@@ -1032,6 +1049,33 @@ class Control(object):
             target,
             '/fireline_wire.v1.Control/CaptureHosts',
             fireline__wire_dot_v1_dot_control__pb2.CaptureHostsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewHosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fireline_wire.v1.Control/RenewHosts',
+            fireline__wire_dot_v1_dot_control__pb2.RenewHostsRequest.SerializeToString,
             fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
             options,
             channel_credentials,

@@ -35,6 +35,8 @@ class ControlStub:
     PingHosts: _aio.UnaryStreamMultiCallable[_control_pb2.PingHostsRequest, _control_pb2.OperationEvent]
     """The fanned-out commands. Ending the stream early changes nothing; CancelOperation stops the work."""
     CaptureHosts: _aio.UnaryStreamMultiCallable[_control_pb2.CaptureHostsRequest, _control_pb2.OperationEvent]
+    RenewHosts: _aio.UnaryStreamMultiCallable[_control_pb2.RenewHostsRequest, _control_pb2.OperationEvent]
+    """Gives every host another certificate for another key at once, whether it is due or not."""
     OpenIncident: _aio.UnaryStreamMultiCallable[_control_pb2.OpenIncidentRequest, _control_pb2.OperationEvent]
     IsolateHosts: _aio.UnaryStreamMultiCallable[_control_pb2.IsolateHostsRequest, _control_pb2.OperationEvent]
     """Cuts hosts off, each one proved dark from outside or let back."""
@@ -177,6 +179,14 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.CaptureHostsRequest,
         context: _aio.ServicerContext[_control_pb2.CaptureHostsRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
     ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]: ...
+
+    @_abc_1.abstractmethod
+    def RenewHosts(
+        self,
+        request: _control_pb2.RenewHostsRequest,
+        context: _aio.ServicerContext[_control_pb2.RenewHostsRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
+    ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]:
+        """Gives every host another certificate for another key at once, whether it is due or not."""
 
     @_abc_1.abstractmethod
     def OpenIncident(

@@ -43,6 +43,7 @@ ACTION = Action(
         ),
         results=cleaning.RESULTS,
         evidence=("selected_files",),
+        evidence_params={"selected_files": {"kind": "logs", **cleaning.CHOSEN_BY}},
     ),
     _gather,
     _plan,

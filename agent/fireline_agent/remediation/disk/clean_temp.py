@@ -50,6 +50,7 @@ ACTION = Action(
         ),
         results=cleaning.RESULTS,
         evidence=("selected_files",),
+        evidence_params={"selected_files": {"kind": "temp", "time": "$time", **cleaning.CHOSEN_BY}},
     ),
     _gather,
     _plan,

@@ -25,6 +25,8 @@ _PATH_LETTERS: Final = 500
 _TOLD_EVERY: Final = 1_000
 _MAX_WARNED: Final = 5
 
+# What the collector `selected_files` is told of a cleaning: the same words choose the same files.
+CHOSEN_BY: Final = {"roots": "$roots", "older_than": "$older_than", "patterns": "$patterns"}
 RESULTS: Final = (
     Result("files", Kind.INT, "Files that are chosen."),
     Result("size_bytes", Kind.SIZE, "What they take on the disk."),

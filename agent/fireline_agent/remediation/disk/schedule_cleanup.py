@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fireline_agent.remediation.action import Action, ActionError, Change, Facts, Params, Plan, Tools, Verified
-from fireline_agent.remediation.disk import ground, schedules, scheduling
+from fireline_agent.remediation.disk import cleaning, ground, schedules, scheduling
 from fireline_wire.actions import ActionSpec, Kind, Parameter, Result, Risk
 
 _DAY_S = 86400
@@ -87,6 +87,7 @@ ACTION = Action(
         ),
         results=(Result("files", Kind.PATHS, "The files that make the schedule."),),
         evidence=("selected_files",),
+        evidence_params={"selected_files": {"kind": "$kind", **cleaning.CHOSEN_BY}},
         undo="takes the schedule away; what it removed by then stays removed",
         needs=("systemd or cron",),
     ),

@@ -196,6 +196,7 @@ ACTION = Action(
             Result("used_pct", Kind.NUMBER, "connections taken after it, percent"),
         ),
         evidence=("postgres_activity",),
+        evidence_params={"postgres_activity": {p.name: f"${p.name}" for p in server.PARAMETERS}},
         needs=server.NEEDS,
     ),
     server.sessions,

@@ -1,0 +1,164 @@
+"""The door to a file that is written anew: aside, on the disk, then in its place in one step; owner and mode as before.
+
+No part of the path is followed as a link, and a file that was swapped meanwhile is left alone. Leaves to others: what
+is written.
+"""
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from fireline_agent.hands import places
+
+MAX_BYTES: Final = 1 << 20  # files that are rewritten are settings: a larger one is a mistake
+STAGED: Final = ".fireline-new-"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A file as it was read; `content` may be a secret, and is never shown."""
+
+    path: str
+    content: bytes = field(repr=False)
+    device: int
+    inode: int
+    modified_ns: int
+    mode: int
+    uid: int
+    gid: int
+    attributes: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
+
+    @property
+    def identity(self) -> str:
+        """What tells it from another file, or from itself after a change; nothing of what is in it."""
+        return f"{self.device}:{self.inode}:{self.modified_ns}:{len(self.content)}"
+
+
+def read(path: str) -> Held:
+    """Read a regular file.
+
+    Raises:
+        OSError: it is not there, a link or its path holds one, no regular file, or over 1 MiB; the message names it.
+    """
+    with places.folder_of(path) as (folder, name):
+        return _read(path, folder, name)
+
+
+@contextmanager
+def staged(path: str, content: bytes, like: Held | None = None, *, mode: int = 0o600) -> Iterator["Staged"]:
+    """Write the new file beside the old one, on the disk and with its owner; see Staged. Gone at the end of the block.
+
+    Args:
+        path: of the file.
+        content: what is to be in it.
+        like: the old one, which must still stand there when the new one takes its place; None where there is none.
+        mode: of a file that was not there before.
+
+    Raises:
+        OSError: no space, a read-only file system, a path with a link in it.
+    """
+    with places.folder_of(path) as (folder, name):
+        fresh = f"{STAGED}{secrets.token_hex(4)}-{name}"[:255]
+        descriptor = os.open(
+            fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
+        )
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                _make_alike(file.fileno(), like, mode)
+                os.fsync(file.fileno())
+            yield Staged(path, folder, name, fresh, like)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(fresh, dir_fd=folder)
+
+
+@dataclass
+class Staged:
+    """A new file that waits beside the old one."""
+
+    path: str
+    folder: int
+    name: str
+    fresh: str
+    like: Held | None
+
+    def take_place(self) -> None:
+        """Put it in the old one's place, durably.
+
+        Raises:
+            OSError: another file stands there by now.
+        """
+        if self.like is not None:
+            now = os.lstat(self.name, dir_fd=self.folder)
+            if (now.st_dev, now.st_ino, now.st_mtime_ns) != (self.like.device, self.like.inode, self.like.modified_ns):
+                raise OSError(errno.ESTALE, f"{self.path} was changed meanwhile: nothing was put in its place")
+            os.rename(self.fresh, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        else:
+            os.link(self.fresh, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder, follow_symlinks=False)
+        os.fsync(self.folder)
+
+
+def replace(path: str, content: bytes, like: Held | None = None, *, mode: int = 0o600) -> None:
+    """All of it in one step.
+
+    Raises:
+        OSError: as `staged` and `take_place`.
+    """
+    with staged(path, content, like, mode=mode) as fresh:
+        fresh.take_place()
+
+
+def _read(path: str, folder: int, name: str) -> Held:
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise places.Trapped(f"{path} is a symbolic link: name the real path") from None
+        raise OSError(error.errno, f"{path}: {error.strerror}") from None
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{path}: wanted a regular file, found {stat.filemode(found.st_mode)}")
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"{path}: over {MAX_BYTES} bytes: this is no file of settings or secrets")
+        return Held(
+            path, content, found.st_dev, found.st_ino, found.st_mtime_ns, stat.S_IMODE(found.st_mode),
+            found.st_uid, found.st_gid, tuple(_attributes(descriptor)),
+        )  # fmt: skip
+
+
+def _attributes(descriptor: int) -> Iterator[tuple[str, bytes]]:
+    with suppress(OSError):  # a file system without them
+        for key in os.listxattr(descriptor):
+            yield key, os.getxattr(descriptor, key)
+
+
+def _make_alike(descriptor: int, like: Held | None, mode: int) -> None:
+    if like is None:
+        os.fchmod(descriptor, mode)
+        return
+    os.fchown(descriptor, like.uid, like.gid)
+    os.fchmod(descriptor, like.mode)  # after the owner: chown(2) clears setuid
+    for key, value in like.attributes:
+        os.setxattr(descriptor, key, value)
+
+
+def write(path: str, content: bytes, *, uid: int, gid: int, mode: int, like: Held | None = None) -> None:
+    """A file with an owner and a mode of its own, in one step.
+
+    Raises:
+        OSError: as `replace`.
+    """
+    with staged(path, content, like, mode=mode) as fresh:
+        os.chown(fresh.fresh, uid, gid, dir_fd=fresh.folder, follow_symlinks=False)
+        os.chmod(fresh.fresh, mode, dir_fd=fresh.folder)
+        fresh.take_place()

@@ -1,0 +1,69 @@
+"""What a responder types after a break-in: an image in parts, new certificates, and what is refused."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fleet import Fleet
+
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+MIB = 1 << 20
+
+
+def _export(fleet: Fleet, document: dict[str, Any], file: Path) -> str:
+    [host] = document["hosts"]
+    fleet.fireline("evidence", "export", host["evidence_id"], "--output", str(file))
+    return str(file)
+
+
+@pytest.mark.slow
+def test_an_image_in_two_parts_is_put_together(fleet: Fleet, tmp_path: Path) -> None:
+    """Captured, exported, verified, assembled: bit by bit the host's file; a part alone says what lacks."""
+    content = b"head" * MIB + bytes(120 * MIB) + b"tail" * 1000
+    fleet.lab["web1"].write("/srv-disk.img", content)
+    base = ("capture", "-t", "web1", "--profile", "image", "--param", "disk_image.source=/srv-disk.img")
+    first = fleet.json(*base, "--param", f"disk_image.length_bytes={64 * MIB}")
+    second = fleet.json(*base, "--param", f"disk_image.offset_bytes={64 * MIB}")
+    parts = [_export(fleet, document, tmp_path / f"{i}.fireline") for i, document in enumerate((first, second))]
+
+    alone = fleet.try_fireline("evidence", "image", parts[0], "-o", str(tmp_path / "alone.img"))
+    both = fleet.fireline("evidence", "image", *parts, "-o", str(tmp_path / "disk.img"))
+
+    assert f"capture on with offset_bytes={64 * MIB}" in alone.stderr
+    assert alone.returncode == 1
+    assert not (tmp_path / "alone.img").exists()
+    assert hashlib.sha256(content).hexdigest() in both
+    is_same = (tmp_path / "disk.img").read_bytes() == content
+    assert is_same
+    assert (tmp_path / "disk.img").stat().st_blocks * 512 < 10 * MIB
+
+
+@pytest.mark.parametrize(
+    ("param", "message"),
+    [
+        ("disk_imag.source=/x", "did you mean 'disk_image'"),
+        ("source=/x", "wanted COLLECTOR.NAME=VALUE"),
+        ("disk_image.source", "wanted COLLECTOR.NAME=VALUE"),
+    ],
+)
+def test_parameters_that_no_collector_has_are_refused(fleet: Fleet, param: str, message: str) -> None:
+    """Before any host is called."""
+    done = fleet.try_fireline("capture", "-t", "web1", "--profile", "image", "--param", param)
+
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_certificates_are_renewed_by_command(fleet: Fleet) -> None:
+    """Each host has another certificate at once, answers with it, and the journal has a line of each."""
+    before = {h["host"]: h["certificate_serial"] for h in fleet.json("host", "list", "-t", "web[1-2]")["hosts"]}
+
+    document = fleet.json("host", "renew", "-t", "web[1-2]", "--reason", "break-in")
+
+    after = {h["host"]: h["certificate_serial"] for h in fleet.json("host", "list", "-t", "web[1-2]")["hosts"]}
+    assert document["counts"] == {"ok": 2}
+    assert all("certificate until" in h["detail"] for h in document["hosts"])
+    assert not set(before.values()) & set(after.values())
+    assert fleet.json("host", "ping", "-t", "web[1-2]")["counts"] == {"ok": 2}

@@ -1,0 +1,1 @@
+"""Runbooks: read, checked, suggested, exported; the command line over them."""
