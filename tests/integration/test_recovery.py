@@ -21,7 +21,7 @@ backoff_s = 1
 budget = 1
 settled_s = 2
 """
-_STAYS = "touch /tmp/well; while :; do sleep 0.2; done"
+_STAYS = "trap 'exit 0' TERM; touch /tmp/well; while :; do sleep 0.2; done"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ Leaves to others: every decision (the room `recovery`); how an action is planned
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from secrets import token_hex
@@ -22,7 +22,7 @@ from fireline_controller.engine.recovery_looks import Looks
 from fireline_controller.engine.remediations import Remediations
 from fireline_controller.engine.values import News, Started, TargetSpec, Wish
 from fireline_controller.hosts import Fleet
-from fireline_controller.model import ConfigError, FirelineError, HostOutcome, Outcome
+from fireline_controller.model import ConfigError, Entry, FirelineError, HostOutcome, Outcome
 from fireline_controller.profiles import Profile
 from fireline_controller.recovery import Capped, Held, Look, Restart, Rules, State, Tripped, Verdict
 from fireline_controller.recovery.model import Key, Track
@@ -31,7 +31,9 @@ from fireline_controller.store import Transaction
 
 log = logging.getLogger(__name__)
 
-_EVIDENCE: Final = ("docker_containers",)  # what a restart loses: processes, memory, the state of the check
+_EVIDENCE: Final[Mapping[str, Mapping[str, object]]] = {
+    "docker_containers": {}
+}  # what a restart loses: processes, memory, the state of the check
 _LEAD: Final = "(recovery)"  # a lock beside those of hosts, so that one controller of several does it
 _LEAD_SPARE_S: Final = 10.0
 _HELD_LINES: Final = 20  # of one look on record; a host may not flood the journal
@@ -70,6 +72,7 @@ class Recovering:
         self._locks = locks
         self._capture = capture
         self._state = State()
+        self._is_informed = False
         self._holder = Holder(f"recovery {token_hex(4)}", entries.ACTOR, "restarts what fails unasked")
 
     async def run(self, settings: Settings) -> None:
@@ -79,7 +82,6 @@ class Recovering:
             ConfigError: see `rules_of`; nothing was done.
         """
         rules = rules_of(settings)
-        self._state = await self._rooms.store.read(lambda tx: remembered(tx, rules, self._rooms.now()))
         log.info("recovery: %s, every %g s", "observing" if settings.observe else "on", settings.every_s)
         try:
             async with asyncio.TaskGroup() as restarts:
@@ -92,7 +94,11 @@ class Recovering:
     async def _round(self, settings: Settings, rules: Rules, restarts: asyncio.TaskGroup) -> None:
         try:
             if not await self._leads(settings):
+                self._is_informed = False  # another does it meanwhile
                 return
+            if not self._is_informed:
+                self._state = await self._rooms.store.read(lambda tx: remembered(tx, rules, self._rooms.now()))
+                self._is_informed = True
             for look in await self._looks.all():
                 for restart in await self._decide(settings, rules, look):
                     restarts.create_task(self._restart(rules, restart))
@@ -150,7 +156,13 @@ class Recovering:
         finally:
             self._ended(rules, restart, is_well=is_well)
             entry = entries.ended(restart, self._rooms.now(), is_well=is_well, detail=detail)
-            await asyncio.shield(self._rooms.store.run(lambda tx: tx.append(entry)))
+            await asyncio.shield(self._note(entry))
+
+    async def _note(self, entry: Entry) -> None:
+        try:
+            await self._rooms.store.run(lambda tx: tx.append(entry))
+        except FirelineError:
+            log.exception("recovery: not on record: %s", entry.summary)
 
     async def _carried_out(self, restart: Restart) -> str:
         """Returns: how it is known that it helped."""
