@@ -20,6 +20,7 @@ from fireline_agent.remediation.postgres import (
     check,
     connections,
     long_running,
+    make_room,
     set_max_connections,
     terminate,
 )
@@ -288,6 +289,37 @@ def test_a_server_without_any_connection_left_says_so(small_server: postgres.Pos
         assert (checked.result["state"], checked.result["is_up"], checked.result["used_pct"]) == ("full", False, 100.0)
         with pytest.raises(ActionError, match=r"too many clients already; every connection is taken"):
             trouble.rehearse(activity.ACTION).plan()
+
+
+def test_room_is_made_on_a_server_that_can_not_be_asked(small_server: postgres.PostgresServer) -> None:
+    """An idle transaction is ended by its process; sessions at work and replication stay; then it answers again."""
+    with troubled(small_server) as trouble, walsender(small_server) as streaming:
+        trouble.until("backend_type = 'walsender' and state = 'active'")
+        trouble.active("busy")
+        trouble.idle_in_transaction("stuck")
+        for _ in range(4):
+            trouble.session("idle")
+        rehearsal = trouble.rehearse(make_room.ACTION)
+        plan = rehearsal.plan()
+        applied = rehearsal.apply(plan)
+
+        assert plan.changes[0].does.endswith("fireline on postgres from [local], idle in transaction")
+        assert plan.result == {"is_full": True, "idle": 5}
+        assert [done.kept["how"] for done in applied.done] == ["it was ended"]
+        assert applied.verified.sentence == "the server can be asked again"
+        assert trouble.count("application_name = 'stuck'") == 0
+        assert trouble.count("application_name = 'busy' and state = 'active'") == 1
+        assert streaming.poll() is None
+
+
+def test_no_room_is_made_where_there_is_some(trouble: Trouble) -> None:
+    """A server that answers is left as it is."""
+    trouble.session("idle")
+
+    plan = trouble.rehearse(make_room.ACTION).plan()
+
+    assert plan.changes == ()
+    assert plan.summary.endswith("has room: nothing to do")
 
 
 def test_a_server_that_hangs_is_told_within_seconds(small_server: postgres.PostgresServer) -> None:
