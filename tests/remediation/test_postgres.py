@@ -251,6 +251,24 @@ def test_check_tells_a_primary_with_its_replicas(trouble: Trouble) -> None:
     assert [replica["name"] for replica in plan.result["replicas"]] == ["pg_receivewal"]
 
 
+@pytest.mark.slow
+def test_a_replica_tells_that_it_is_one_and_is_never_cut_off(trouble: Trouble) -> None:
+    """It is asked like a primary; the primary sees it stream, and ending every session there spares it."""
+    programs = postgres.binaries()
+    assert programs is not None
+    with postgres.standby(programs, trouble.server) as replica, troubled(replica) as beside:
+        trouble.until("backend_type = 'walsender' and state = 'active'")
+        beside.idle_in_transaction("stuck")
+        found = beside.rehearse(check.ACTION).plan().result
+        on_replica = beside.rehearse(terminate.ACTION, older_than=0).apply()
+        trouble.rehearse(terminate.ACTION, older_than=0, states=["active", "idle_in_transaction", "idle"]).apply()
+        replicas = trouble.rehearse(check.ACTION).plan().result["replicas"]
+
+    assert (found["state"], found["is_primary"], found["replay_lag_s"]) == ("up", False, 0)
+    assert [done.kept["how"] for done in on_replica.done] == ["it was ended"]
+    assert [replica["state"] for replica in replicas] == ["streaming"]
+
+
 def test_a_limit_on_the_command_line_can_not_be_set(trouble: Trouble) -> None:
     """ALTER SYSTEM would have no effect there, so it is refused and says why."""
     with pytest.raises(ActionError, match="max_connections = 40 is set on the server's command line, which wins over"):
