@@ -25,7 +25,7 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 _INJECTORS: Final = ("LD_PRELOAD", "LD_AUDIT")
-_STANDARD_ERROR: Final = 2
+_STANDARD_STREAMS: Final = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,8 @@ def _judge(
 
 
 def _judge_intrusion(found: _Seen, process: Process, proc: Path) -> Iterator[tuple[str, str, str, str]]:
-    descriptors = {number: link for number, link in process.descriptors() if number <= _STANDARD_ERROR}
+    links = ((number, process.link(f"fd/{number}")) for number in _STANDARD_STREAMS)
+    descriptors = {number: link for number, link in links if link is not None}
     sockets = _network_sockets(proc, found, descriptors)
     subject = f"pid {found.pid} ({shown(found.stat.comm)})"
     for severity, code, summary in intrusion.judge_process(found.exe, found.record["cmdline"], descriptors, sockets):
