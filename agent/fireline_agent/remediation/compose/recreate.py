@@ -136,9 +136,20 @@ def do(tools: Tools, change: Change, params: Mapping[str, Any]) -> dict[str, Any
                 tools.tell(f"{base_name(old.title)} made anew, waiting for it")
                 until_well(engine, new, base_name(old.title), within_s=params["wait"])
         except (ActionError, EngineError) as error:
-            _put_back(engine, change, new, policy=told["HostConfig"]["RestartPolicy"])
-            raise ActionError(f"the new one failed and the old one is back: {error}") from None
+            raise _given_up(engine, change, new, told, error) from None
     return {"new": new, "policy": told["HostConfig"]["RestartPolicy"]}
+
+
+def _given_up(
+    engine: ChangingEngine, change: Change, new: str, told: Mapping[str, Any], error: Exception
+) -> ActionError:
+    """Put the old one back after an error; what to say of both."""
+    try:
+        _put_back(engine, change, new, policy=told["HostConfig"]["RestartPolicy"])
+    except EngineError as again:
+        old, kept = change.subject, f"{base_name(change.data['name'])}{_OLD}-{change.data['id'][:8]}"
+        return ActionError(f"the new one failed ({error}), and {old}, now {kept}, could not be put back: {again}")
+    return ActionError(f"the new one failed and the old one is back: {error}")
 
 
 def _made(engine: ChangingEngine, told: Mapping[str, Any], change: Change, name: str) -> str:
