@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import footprint, gigabyte, isolating, lost, real, record, tree
+from tests.bench import footprint, gigabyte, isolating, logs, lost, real, record, tree
 from tests.bench.grounds import Grounds, dies_with_us, laid, stand_ins
 from tests.bench.report import Figure, Ratio, Report, table
 
@@ -262,6 +262,34 @@ def disk(plan: Plan) -> Report:
     return Report(f"planning on a tree of {plan.files} files", figures, ratios)
 
 
+def analysis(plan: Plan) -> Report:
+    """One large log searched, its errors counted and its response times ranked, against the user's own pipelines."""
+    with logs.log(plan.large_bytes) as folder:
+        runs = {name: [logs.turn(folder, name) for _ in range(plan.repetitions)] for name in logs.ACTIONS}
+        size_bytes = (folder / "api.log").stat().st_size
+    found = {
+        what: {n: Figure.of(f"{n}, {what}", "s", [getattr(run, key) for run in made]) for n, made in runs.items()}
+        for what, key in _ANALYSIS.items()
+    }
+    ours, ours_cpu, theirs, theirs_cpu = found.values()
+    most = max(run.most_bytes for made in runs.values() for run in made)
+    ratios = (
+        *(Ratio(f"{name} / its pipeline", ours[name].median / theirs[name].median, 1) for name in runs),
+        *(Ratio(f"{name} / its pipeline, processor", ours_cpu[name].median / theirs_cpu[name].median) for name in runs),
+        Ratio("the most memory held, MiB", most / 2**20, _FLAT_MIB),
+    )
+    figures = tuple(figure for by_name in found.values() for figure in by_name.values())
+    return Report(f"a log of {size_bytes >> 20} MiB", figures, ratios)
+
+
+_ANALYSIS = {
+    "ours": "ours_s",
+    "ours, processor": "ours_cpu_s",
+    "the pipeline": "pipeline_s",
+    "the pipeline, processor": "pipeline_cpu_s",
+}
+
+
 def _dark(what: str, runs: Sequence[isolating.Isolated]) -> Iterator[Figure]:
     proved = sorted(run.proved_ms for run in runs)
     yield Figure.of(f"{what}, command to proved dark, p50", "ms", proved)
@@ -286,6 +314,7 @@ BENCHES: dict[str, Callable[[Plan], Report]] = {
     "journal": journal,
     "isolation": isolation,
     "disk": disk,
+    "logs": analysis,
 }
 
 
@@ -339,8 +368,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rest", type=float, default=30, help="seconds that the agent is watched at rest")
     parser.add_argument("--real-agents", type=int, default=20, help="of `agents` and `isolation`")
     parser.add_argument("--processes", type=int, default=500, help="that sleep on the host of `volatile`")
-    parser.add_argument("--large", type=int, default=1024, help="MiB of evidence that pass in `gigabyte`")
     parser.add_argument("--files", type=int, default=1_000_000, help="in the tree of `disk`")
+    parser.add_argument("--large", type=int, default=1024, help="MiB of evidence in `gigabyte`, of the log in `logs`")
     parser.add_argument("--json", type=Path, help="write everything there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a goal is missed")
     return parser
