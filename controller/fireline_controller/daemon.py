@@ -97,6 +97,11 @@ class Controller:
         if settled := await self.engine.operations.settle_interrupted():
             log.warning("operations whose controller was stopped are settled: %s", ", ".join(settled))
 
+    async def take_up(self) -> None:
+        """Go on with the runs that lost their process."""
+        if taken := await self.engine.runs.take_up_lost():
+            log.warning("runs whose controller was stopped go on here: %s", ", ".join(taken))
+
     async def close(self) -> None:
         """Stop what runs, then close the rooms."""
         await self.engine.close()
@@ -195,6 +200,7 @@ async def _serve(folder: Path) -> None:
         stack.push_async_callback(join.stop, _GRACE_S)
         listen = controller.state.settings.listen.enrollment
         lock.announce(address)
+        await controller.take_up()
         log.info("ready: commands at %s, hosts join at %s", address, listen)
         await _until_stopped(controller, watches)
 
@@ -266,6 +272,7 @@ async def _upkeep_round(controller: Controller, watches: _Watches) -> None:
         watches.start(host)
     await controller.renew_own()
     await controller.settle()
+    await controller.take_up()
     await engine.operators.enforce_denied()
     for name in await engine.upkeep.renew_due():
         log.info("certificate of %s renewed", name)

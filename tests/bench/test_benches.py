@@ -127,6 +127,7 @@ def test_a_run_prints_ratios_and_writes_json(tmp_path: Path, capsys: pytest.Capt
         ("gigabyte", "memory of the controller grown, MiB"),
         ("journal", "one line / a plain file's"),
         ("isolation", "seconds until the last of 2 is proved dark"),
+        ("logs", "response_times / its pipeline"),
     ],
 )
 def test_each_other_bench_works(tmp_path: Path, bench: str, wanted: str) -> None:

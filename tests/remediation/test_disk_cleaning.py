@@ -357,6 +357,34 @@ def test_a_root_inside_another_is_refused() -> None:
         Rehearsal(clean_logs.ACTION, {"roots": ["/var/log", "/var/log/app"]}).plan()
 
 
+@pytest.mark.parametrize(("given", "why"), [({"patterns": []}, "patterns: wanted"), ({"roots": []}, "roots: wanted")])
+def test_an_empty_list_means_nothing_not_everything(tmp_path: Path, given: dict[str, object], why: str) -> None:
+    """Without a pattern every name would do."""
+    put(tmp_path / "a.db")
+    with pytest.raises(ActionError, match=why):
+        Rehearsal(clean_logs.ACTION, {"roots": [str(tmp_path)], **given}).plan()
+
+
+def test_one_that_is_killed_in_the_middle_is_gone_on_with(tmp_path: Path) -> None:
+    """What it left is what the next plan holds."""
+    for number in range(1_500):
+        put(tmp_path / f"{number}.log", size=0)
+    killed = os.fork()
+    if killed == 0:
+        logs_killed = Rehearsal(
+            clean_logs.ACTION, {"roots": [str(tmp_path)]}, Tools(tell=lambda _text: os.kill(os.getpid(), 9))
+        )
+        logs_killed.apply()
+        os._exit(0)
+    _, status = os.waitpid(killed, 0)
+    left = len(list(tmp_path.iterdir()))
+    applied = logs(tmp_path).apply()
+
+    assert os.WTERMSIG(status) == 9
+    assert 0 < left < 1_500
+    assert (applied.plan.result["files"], applied.verified.is_good) == (left, True)
+
+
 def test_a_user_who_goes_on_working_keeps_what_is_used(tmp_path: Path) -> None:
     """Another user's open file in a shared folder of files."""
     path = put(tmp_path / "session")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fireline_agent.remediation.action import Action, ActionError, Plan
+from fireline_agent.remediation.action import Action, ActionError, Plan, Tools
 from fireline_agent.remediation.logs import errors, response_times, search
 from tests.remediation.rehearsal import Rehearsal
 
@@ -183,6 +183,22 @@ def test_a_log_that_unfolds_for_ever_is_stopped(tmp_path: Path) -> None:
     assert found.result["is_complete"] is False
     assert found.warnings == (f"stopped in {tmp_path}/bomb.gz after 1 s",)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+def test_the_hosts_policy_bounds_what_is_read(tmp_path: Path) -> None:
+    """A folder that is not allowed is refused; a link out of an allowed one is passed by."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "secret").write_bytes(b"HIT\n")
+    (tmp_path / "logs/a.log").write_bytes(b"HIT\n")
+    (tmp_path / "logs/b.log").symlink_to(tmp_path / "secret")
+    tools = Tools(allows_reading=lambda path: os.path.realpath(path).startswith(str(tmp_path / "logs")))
+
+    found = Rehearsal(search.ACTION, {"paths": [str(tmp_path / "logs/*.log")], "text": "HIT"}, tools).plan()
+    with pytest.raises(ActionError, match="this host's policy does not allow logs below /etc to be read") as denied:
+        Rehearsal(search.ACTION, {"paths": ["/etc/*"], "text": "root"}, tools).plan()
+
+    assert found.result["counts"] == [{"source": str(tmp_path / "logs/a.log"), "count": 1}]
+    assert denied.value.reason == "denied"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ An interruption loses nothing but the moves that were under way: they are on rec
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from fireline_controller.model import Outcome
 from fireline_controller.runbooks.course import next_moves
@@ -17,6 +18,7 @@ from tests.runs.books import Tiny, risk_of
 Answer = Callable[[Move, str], HostEnd]
 
 MOST_MOVES = 2000
+_THEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def fine(move: Move, host: str) -> HostEnd:
@@ -70,7 +72,7 @@ class Play:
         if move.key in keys:
             assert self.record[keys.index(move.key)].move == move, "a move that was begun came back as another one"
         else:
-            self.record.append(Taken(move))
+            self.record.append(Taken(move, _THEN))
         if lost:
             return
         ends = [*move.known, *(self._answered(move, host) for host in move.hosts if move.part is not Part.BEGIN)]

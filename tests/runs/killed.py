@@ -137,7 +137,7 @@ async def _play(folder: Path, book: str, kill_at: int, run_id: str) -> None:
         (folder / "result.json").write_text(json.dumps(document))
 
 
-def _forked(work: Callable[[], None]) -> int:
+def _forked(work: Callable[[], object]) -> int:
     """Do the work in a process of its own; its status as os.waitpid gives it."""
     if (pid := os.fork()) == 0:
         status = 1
@@ -166,22 +166,22 @@ def _run_id(folder: Path) -> str:
 def main(folder: Path, book: str, first: int, step: int) -> None:
     """Kill at `first`, then `step` events later each time."""
     at = first
-    while True:
-        state = folder / f"{book}-{at}"
-        status = _forked(lambda: asyncio.run(_play(state, book, at, "")))
-        was_killed = os.WIFSIGNALED(status)
-        if was_killed:
-            box: list[str] = []
-            _forked(lambda: (state / "run").write_text(_run_id(state)) and None)
-            box.append((state / "run").read_text() if (state / "run").exists() else "")
-            if box[0]:
-                status = _forked(lambda: asyncio.run(_play(state, book, 0, box[0])))
-        result = state / "result.json"
-        found = json.loads(result.read_text()) if result.exists() else {"state": "nothing on record"}
-        print(json.dumps({"at": at, "killed": was_killed, "status": status, **found}), flush=True)
-        if not was_killed:
-            return
+    while _killed_at(folder / f"{book}-{at}", book, at):
         at += step
+
+
+def _killed_at(state: Path, book: str, at: int) -> bool:
+    """One pair of processes; whether the first one was killed."""
+    status = _forked(lambda: asyncio.run(_play(state, book, at, "")))
+    was_killed = os.WIFSIGNALED(status)
+    if was_killed:
+        _forked(lambda: (state / "run").write_text(_run_id(state)))
+        if run_id := (state / "run").read_text():
+            status = _forked(lambda: asyncio.run(_play(state, book, 0, run_id)))
+    result = state / "result.json"
+    found = json.loads(result.read_text()) if result.exists() else {"state": "nothing on record"}
+    print(json.dumps({"at": at, "killed": was_killed, "status": status, **found}), flush=True)
+    return was_killed
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ async def _waiting(here: World, step: Step) -> str:
 async def test_a_step_waits_until_others_have_approved_it(here: World) -> None:
     """Not until one has, of two that must."""
     run_id = await _waiting(here, act("s", approval=Approval(count=2)))
-    request = await here.runs.request_of(run_id)
+    request = (await here.runs.show(run_id)).request_id
     await here.approvals.decide(request, operator="bob", approves=True, reason="")
     assert (await here.until(run_id, RunState.WAITING)).state is RunState.WAITING
 
@@ -173,7 +173,7 @@ async def test_a_step_waits_until_others_have_approved_it(here: World) -> None:
 
 async def test_whoever_started_the_run_can_not_approve_its_steps(here: World) -> None:
     """Two persons: that is the point of it."""
-    request = await here.runs.request_of(await _waiting(here, act("s", approval=Approval())))
+    request = (await here.runs.show(await _waiting(here, act("s", approval=Approval())))).request_id
 
     with pytest.raises(PolicyError, match="alice asked for it: somebody else must decide"):
         await here.approvals.decide(request, operator="alice", approves=True, reason="")
@@ -183,7 +183,9 @@ async def test_a_step_that_is_denied_ends_the_run(here: World) -> None:
     """With the words of whoever denied it."""
     run_id = await _waiting(here, act("s", approval=Approval()))
 
-    await here.approvals.decide(await here.runs.request_of(run_id), operator="bob", approves=False, reason="not today")
+    await here.approvals.decide(
+        (await here.runs.show(run_id)).request_id, operator="bob", approves=False, reason="not today"
+    )
     ended = await here.until(run_id)
 
     assert (ended.state, ended.why) == (RunState.FAILED, "s: bob denied it: not today")
@@ -193,7 +195,7 @@ async def test_a_step_that_is_denied_ends_the_run(here: World) -> None:
 async def test_a_request_that_nobody_approves_in_time_ends_the_run(here: World) -> None:
     """An approval after that is too late."""
     run_id = await _waiting(here, act("s", approval=Approval(timeout_s=300)))
-    request = await here.runs.request_of(run_id)
+    request = (await here.runs.show(run_id)).request_id
     here.clock.added = timedelta(seconds=301)
 
     with pytest.raises(PolicyError, match="it is expired since"):
@@ -226,7 +228,7 @@ async def test_a_step_that_does_not_wait_for_a_person_is_nobody_s_to_call_done(h
 async def test_a_request_of_a_cancelled_run_is_withdrawn(here: World) -> None:
     """Nobody is asked for what will not be done."""
     run_id = await _waiting(here, act("s", approval=Approval()))
-    request = await here.runs.request_of(run_id)
+    request = (await here.runs.show(run_id)).request_id
 
     await here.runs.wish(run_id, RunWish.CANCEL, operator="alice", reason="")
     await here.until(run_id, RunState.CANCELLED)

@@ -20,7 +20,6 @@ from fireline_controller.engine.operations import Operations
 from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.runs import RunOrder, RunRooms, Runs
 from fireline_controller.engine.runs.deeds import Ends, Order
-from fireline_controller.engine.runs.starting import Starting
 from fireline_controller.engine.values import TargetSpec, Wish
 from fireline_controller.model import Host, Outcome
 from fireline_controller.runbooks.record import ENDED, HostEnd, Run, RunState
@@ -208,7 +207,6 @@ def made_of(folder: Path, store: Store, shelf: Shelf, hosts: LedgerHosts, url: s
     approvals = Approvals(store, folder / "policy.toml", lambda _tx, _at: people, clock)
     locks = Locks(store, clock)
     rooms = RunRooms(store, shelf, hosts, locks, lambda _tx, _at: people, risk_of, clock)
-    starting = Starting(rooms, operations, approvals)
     dbos = url or f"sqlite:///{folder}/runs.sqlite"
-    runs = Runs(rooms, folder / "runs", dbos, is_shared=bool(url), starting=starting)
+    runs = Runs(rooms, folder / "runs", dbos, is_shared=bool(url), operations=operations, approvals=approvals)
     return World(store, shelf, hosts, runs, approvals, locks, clock)

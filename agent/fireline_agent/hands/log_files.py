@@ -29,7 +29,7 @@ from fireline_agent.hands import docker
 from fireline_agent.hands.printable import printable
 from fireline_agent.hands.roots import Roots
 
-BLOCK_BYTES: Final = 4 << 20
+BLOCK_BYTES: Final = 1 << 20
 MAX_FILES: Final = 2000
 _SPARE_BYTES: Final = 1 << 20  # for the rest of a line and lines before it; a longer line comes in pieces
 _MAX_BEFORE_BYTES: Final = 1 << 18
@@ -54,16 +54,25 @@ class Source:
     size_bytes: int = 0
 
 
-def files(patterns: Sequence[str], *, is_rotated: bool, since: float = 0.0) -> list[Source]:
+def files(
+    patterns: Sequence[str],
+    *,
+    is_rotated: bool,
+    since: float = 0.0,
+    allows: Callable[[str], bool] = lambda _path: True,
+) -> list[Source]:
     """The regular files that fit: patterns of glob(7), and all files below a folder; the oldest part of a log first.
 
     Args:
         patterns: absolute paths.
         is_rotated: also parts that were rotated away.
         since: only files that were written after this time (seconds since 1970).
+        allows: whether a file may be read; others are passed by.
     """
     found: dict[tuple[int, int], tuple[str, float, Source]] = {}
     for path in sorted({path for pattern in patterns for path in _paths(pattern, is_rotated=is_rotated)}):
+        if not allows(path):
+            continue
         try:
             seen = Path(path).stat()
         except OSError:

@@ -10,6 +10,7 @@ import typer
 
 from fireline_controller.cli import (
     action,
+    analyze,
     approval,
     capture,
     enroll,
@@ -23,6 +24,7 @@ from fireline_controller.cli import (
     options,
     output,
     runbook,
+    runbook_runs,
     session,
 )
 
@@ -54,7 +56,9 @@ app.command("isolate", help=isolate.HELP)(isolate.isolate)
 app.command("release", help=isolate.RELEASE_HELP)(isolate.release)
 app.add_typer(isolation.app, name="isolation")
 app.add_typer(action.app, name="action")
+app.add_typer(analyze.app, name="analyze")
 app.add_typer(evidence.app, name="evidence")
+runbook_runs.add_to(runbook.app)
 app.add_typer(runbook.app, name="runbook")
 app.add_typer(host.app, name="host")
 app.add_typer(enroll.app, name="enroll")

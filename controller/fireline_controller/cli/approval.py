@@ -97,10 +97,11 @@ def approve(
     state: options.State = None,
 ) -> None:
     """Approve a request."""
-    session.run(session.folder(state), lambda control: _approve(control, request, reason, yes, json))
+    session.run(session.folder(state), lambda control: approve_shown(control, request, reason, yes, json))
 
 
-async def _approve(control: "ControlStub", request: str, reason: str, yes: bool, json: bool) -> int:
+async def approve_shown(control: "ControlStub", request: str, reason: str, yes: bool, json: bool) -> int:
+    """Approve a request, after a look at it where somebody is there to look."""
     from fireline_wire.v1 import control_pb2
 
     asked = await control.ShowApproval(control_pb2.ShowApprovalRequest(id=request))
@@ -109,7 +110,7 @@ async def _approve(control: "ControlStub", request: str, reason: str, yes: bool,
         answer = await asyncio.to_thread(input, "Approve this? Type yes: ")
         if answer.strip() != "yes":
             session.fail("not approved", session.REFUSED)
-    return await _decide(control, request, True, reason, json)
+    return await decide(control, request, True, reason, json)
 
 
 _DENY_HELP = options.manual(
@@ -128,16 +129,20 @@ def deny(
     state: options.State = None,
 ) -> None:
     """Deny a request."""
-    session.run(session.folder(state), lambda control: _decide(control, request, False, reason, json))
+    session.run(session.folder(state), lambda control: decide(control, request, False, reason, json))
 
 
-async def _decide(control: "ControlStub", request: str, approves: bool, reason: str, json: bool) -> int:
+async def decide(control: "ControlStub", request: str, approves: bool, reason: str, json: bool) -> int:
+    """Put a word on a request on record."""
     from fireline_wire.v1 import control_pb2
 
     decision = control_pb2.DecideApprovalRequest(id=request, approves=approves, reason=reason)
-    _print(await control.DecideApproval(decision), json)
+    decided = await control.DecideApproval(decision)
+    _print(decided, json)
     if approves and not json:
-        output.say("once all approvals are there, the requester repeats the same command")
+        is_run = decided.action == "runbook"
+        once = "the run goes on by itself" if is_run else "the requester repeats the same command"
+        output.say(f"once all approvals are there, {once}")
     return session.OK
 
 

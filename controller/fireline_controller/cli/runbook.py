@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fireline_wire.v1 import control_pb2
     from fireline_wire.v1.control_pb2_grpc import ControlStub
 
-app = typer.Typer(help="Procedures: list, show, check, suggest, export.", no_args_is_help=True)
+app = typer.Typer(help="Procedures: checked, planned, run durably, taken back.", no_args_is_help=True)
 
 _NAME = Annotated[str, typer.Argument(metavar="RUNBOOK", help="Its name, as `fireline runbook list` has it.")]
 _FOLDER = "runbooks"

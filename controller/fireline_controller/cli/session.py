@@ -64,6 +64,13 @@ def is_remote() -> bool:
     return bool(os.environ.get(CONTROLLER))
 
 
+def is_embedded(state: Path) -> bool:
+    """Whether a command runs a controller of its own: there is no daemon, and no other one was chosen."""
+    from fireline_controller import presence
+
+    return not is_remote() and not presence.address_of_daemon(state)
+
+
 def status_of(reason: str) -> int:
     """The exit status that an error's reason means."""
     return _EXIT_BY_REASON.get(reason, CONTROLLER_FAILED)

@@ -9,13 +9,16 @@ from fireline_controller.control.isolations import IsolationCalls
 from fireline_controller.control.people import PeopleCalls
 from fireline_controller.control.remediations import RemediationCalls
 from fireline_controller.control.runbooks import RunbookCalls
+from fireline_controller.control.runs import RunCalls
 from fireline_controller.control.tokens import Tokens
 from fireline_controller.engine import Engine, News
 from fireline_controller.model import HostError
 from fireline_wire.v1 import common_pb2, control_pb2, control_pb2_grpc
 
 
-class ControlService(PeopleCalls, IsolationCalls, RemediationCalls, RunbookCalls, control_pb2_grpc.ControlServicer):
+class ControlService(
+    PeopleCalls, IsolationCalls, RemediationCalls, RunbookCalls, RunCalls, control_pb2_grpc.ControlServicer
+):
     """What operators ask, answered by the engine."""
 
     def __init__(self, engine: Engine, tokens: Tokens) -> None:

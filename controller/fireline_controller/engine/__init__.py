@@ -24,6 +24,10 @@ from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.records import Records
 from fireline_controller.engine.remediations import Outlook, Remediations
 from fireline_controller.engine.returning import Returning
+from fireline_controller.engine.runs import Runs
+from fireline_controller.engine.runs.acts import HostDeeds
+from fireline_controller.engine.runs.books import Bookshelf
+from fireline_controller.engine.runs.rooms import RunRooms, risk_of
 from fireline_controller.engine.settling import lineage
 from fireline_controller.engine.suggestions import Suggestions
 from fireline_controller.engine.upkeep import Upkeep
@@ -84,7 +88,7 @@ class Engine:
         self.approvals = Approvals(store, folder / "policy.toml", lambda tx, at: current(tx, authority(), at), now)
         self.hosts = Hosts(store, fleet, self.approvals, now)
         self.incidents = Incidents(store, now)
-        self.suggestions = Suggestions(folder, self.incidents, self.hosts)
+        self.suggestions = Suggestions(folder, store, self.incidents)
         self.records = Records(store, vault, authority, folder / "authorities", now)
         self.operators = Operators(store, authority, self.approvals, on_denied, now)
         orders = Orders(authority, settings)
@@ -94,6 +98,18 @@ class Engine:
         self.locks = Locks(store, now)
         self.remediations = Remediations(
             self._rooms, fleet, self.operations, self.approvals, self.locks, capture=self._captured
+        )
+        deeds = HostDeeds(self._rooms, fleet, self.isolations, self._profile)
+        run_rooms = RunRooms(
+            store, Bookshelf(folder), deeds, self.locks, lambda tx, at: current(tx, authority(), at), risk_of, now
+        )
+        self.runs = Runs(
+            run_rooms,
+            folder / "runs",
+            settings.store.url or f"sqlite:///{folder / 'runs.sqlite'}",
+            is_shared=bool(settings.store.url),
+            operations=self.operations,
+            approvals=self.approvals,
         )
         self._returning = Returning(self._rooms, fleet, orders, self.isolations.isolate)
         self.upkeep = Upkeep(store, fleet, authority, settings, now, on_seen=self._returning.seen)
@@ -205,6 +221,7 @@ class Engine:
     async def close(self) -> None:
         """Stop what runs and wait until it is on record."""
         await self._returning.close()
+        await self.runs.close()
         await self.operations.close()
 
     def _profile(self, name: str) -> profiles.Profile:

@@ -80,12 +80,21 @@ class HostAction:
         subject: the host.
         report: of the plan; for an undo, of the application.
         request_id: under which the host is to remember this.
+        is_left: whether whoever ordered it leaves it to the host when it is cancelled here, to ask again later.
     """
 
-    def __init__(self, subject: Subject, report: ActionReport, request_id: str) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        report: ActionReport,
+        request_id: str,
+        *,
+        is_left: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._subject = subject
         self._report = report
         self._request_id = request_id
+        self._is_left = is_left
         self._was_reached = False
 
     async def apply(self) -> HostOutcome:
@@ -135,6 +144,8 @@ class HostAction:
             await self._record(str(error.outcome), str(error))
             return HostOutcome(self._subject.host.name, error.outcome, str(error), error.reason, action=self._report)
         except asyncio.CancelledError:
+            if self._is_left():
+                raise
             said = await asyncio.shield(self._stopped(command, asked))
             raise Stopped(said, self._report) from None
         self._take(ended)

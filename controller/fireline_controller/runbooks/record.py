@@ -68,7 +68,7 @@ class HostEnd:
         reason: one word for programs.
         result: what an action told, JSON values.
         plan_sha256: of a PLAN, what to apply; empty where there is nothing to do.
-        effect: of a PLAN, what it would do, in words.
+        effect: of a PLAN, what it would do, in words; `change_count`: how many changes that are.
         request_id: under which the host knows the application.
         can_undo: the host can take it back, or may be able to: it is not known how far it came.
         is_out_of_time: the step's time was over.
@@ -82,6 +82,7 @@ class HostEnd:
     result: Mapping[str, Any] = field(default_factory=dict)
     plan_sha256: str = ""
     effect: str = ""
+    change_count: int = 0
     request_id: str = ""
     can_undo: bool = False
     is_out_of_time: bool = False
@@ -130,11 +131,11 @@ class Move:
 
 @dataclass(frozen=True)
 class Taken:
-    """A move on record; `ends` is None while it is not known to have ended. `since` is when it was begun."""
+    """A move on record, with when it was begun and ended; `ends` is None while it is not known to have ended."""
 
     move: Move
+    since: datetime
     ends: tuple[HostEnd, ...] | None = None
-    since: datetime | None = None
     until: datetime | None = None
 
 

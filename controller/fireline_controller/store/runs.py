@@ -81,7 +81,7 @@ def _move_document(move: Move) -> dict[str, Any]:
 
 def _taken_of(row: Row[Any]) -> Taken:
     ends = None if row.ends is None else tuple(map(_end_of, row.ends))
-    return Taken(_move_of(row.move), ends, row.started_at, row.finished_at)
+    return Taken(_move_of(row.move), row.started_at, ends, row.finished_at)
 
 
 def _move_of(document: Mapping[str, Any]) -> Move:

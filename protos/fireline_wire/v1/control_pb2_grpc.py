@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from fireline_wire.v1 import control_pb2 as fireline__wire_dot_v1_dot_control__pb2
+from fireline_wire.v1 import runs_pb2 as fireline__wire_dot_v1_dot_runs__pb2
 
 GRPC_GENERATED_VERSION = '1.80.0'
 GRPC_VERSION = grpc.__version__
@@ -168,6 +169,46 @@ class ControlStub(object):
                 '/fireline_wire.v1.Control/UndoActions',
                 request_serializer=fireline__wire_dot_v1_dot_control__pb2.UndoActionsRequest.SerializeToString,
                 response_deserializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+                _registered_method=True)
+        self.PlanRun = channel.unary_unary(
+                '/fireline_wire.v1.Control/PlanRun',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.StartRunRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_runs__pb2.PlanRunReply.FromString,
+                _registered_method=True)
+        self.StartRun = channel.unary_unary(
+                '/fireline_wire.v1.Control/StartRun',
+                request_serializer=fireline__wire_dot_v1_dot_control__pb2.StartRunRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_runs__pb2.RunRecord.FromString,
+                _registered_method=True)
+        self.FollowRun = channel.unary_stream(
+                '/fireline_wire.v1.Control/FollowRun',
+                request_serializer=fireline__wire_dot_v1_dot_runs__pb2.FollowRunRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_runs__pb2.RunEvent.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/fireline_wire.v1.Control/ResumeRun',
+                request_serializer=fireline__wire_dot_v1_dot_runs__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_runs__pb2.RunRecord.FromString,
+                _registered_method=True)
+        self.WishRun = channel.unary_unary(
+                '/fireline_wire.v1.Control/WishRun',
+                request_serializer=fireline__wire_dot_v1_dot_runs__pb2.WishRunRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_runs__pb2.RunRecord.FromString,
+                _registered_method=True)
+        self.SayStep = channel.unary_unary(
+                '/fireline_wire.v1.Control/SayStep',
+                request_serializer=fireline__wire_dot_v1_dot_runs__pb2.SayStepRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_runs__pb2.RunRecord.FromString,
+                _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/fireline_wire.v1.Control/ListRuns',
+                request_serializer=fireline__wire_dot_v1_dot_runs__pb2.ListRunsRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_runs__pb2.ListRunsReply.FromString,
+                _registered_method=True)
+        self.ShowRun = channel.unary_unary(
+                '/fireline_wire.v1.Control/ShowRun',
+                request_serializer=fireline__wire_dot_v1_dot_runs__pb2.ShowRunRequest.SerializeToString,
+                response_deserializer=fireline__wire_dot_v1_dot_runs__pb2.ShowRunReply.FromString,
                 _registered_method=True)
         self.SuggestRunbooks = channel.unary_unary(
                 '/fireline_wire.v1.Control/SuggestRunbooks',
@@ -409,6 +450,60 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanRun(self, request, context):
+        """What a run of a runbook would do, step by step. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRun(self, request, context):
+        """Puts a run on record and drives it; it goes on whether or not anybody watches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FollowRun(self, request, context):
+        """How a run goes, from its beginning until it has ended, is parked, or lost its controller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """Goes on with a run that no living controller drives.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WishRun(self, request, context):
+        """Has a run cancelled, or rolled back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SayStep(self, request, context):
+        """Says what came of a step that is done by hand.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRuns(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SuggestRunbooks(self, request, context):
         """Which runbooks fit an incident, and why. Starts nothing.
         """
@@ -615,6 +710,46 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.UndoActions,
                     request_deserializer=fireline__wire_dot_v1_dot_control__pb2.UndoActionsRequest.FromString,
                     response_serializer=fireline__wire_dot_v1_dot_control__pb2.OperationEvent.SerializeToString,
+            ),
+            'PlanRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanRun,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.StartRunRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_runs__pb2.PlanRunReply.SerializeToString,
+            ),
+            'StartRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRun,
+                    request_deserializer=fireline__wire_dot_v1_dot_control__pb2.StartRunRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_runs__pb2.RunRecord.SerializeToString,
+            ),
+            'FollowRun': grpc.unary_stream_rpc_method_handler(
+                    servicer.FollowRun,
+                    request_deserializer=fireline__wire_dot_v1_dot_runs__pb2.FollowRunRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_runs__pb2.RunEvent.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=fireline__wire_dot_v1_dot_runs__pb2.ResumeRunRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_runs__pb2.RunRecord.SerializeToString,
+            ),
+            'WishRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.WishRun,
+                    request_deserializer=fireline__wire_dot_v1_dot_runs__pb2.WishRunRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_runs__pb2.RunRecord.SerializeToString,
+            ),
+            'SayStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.SayStep,
+                    request_deserializer=fireline__wire_dot_v1_dot_runs__pb2.SayStepRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_runs__pb2.RunRecord.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=fireline__wire_dot_v1_dot_runs__pb2.ListRunsRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_runs__pb2.ListRunsReply.SerializeToString,
+            ),
+            'ShowRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowRun,
+                    request_deserializer=fireline__wire_dot_v1_dot_runs__pb2.ShowRunRequest.FromString,
+                    response_serializer=fireline__wire_dot_v1_dot_runs__pb2.ShowRunReply.SerializeToString,
             ),
             'SuggestRunbooks': grpc.unary_unary_rpc_method_handler(
                     servicer.SuggestRunbooks,
@@ -1401,6 +1536,222 @@ class Control(object):
             '/fireline_wire.v1.Control/UndoActions',
             fireline__wire_dot_v1_dot_control__pb2.UndoActionsRequest.SerializeToString,
             fireline__wire_dot_v1_dot_control__pb2.OperationEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/PlanRun',
+            fireline__wire_dot_v1_dot_control__pb2.StartRunRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_runs__pb2.PlanRunReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/StartRun',
+            fireline__wire_dot_v1_dot_control__pb2.StartRunRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_runs__pb2.RunRecord.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fireline_wire.v1.Control/FollowRun',
+            fireline__wire_dot_v1_dot_runs__pb2.FollowRunRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_runs__pb2.RunEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ResumeRun',
+            fireline__wire_dot_v1_dot_runs__pb2.ResumeRunRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_runs__pb2.RunRecord.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WishRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/WishRun',
+            fireline__wire_dot_v1_dot_runs__pb2.WishRunRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_runs__pb2.RunRecord.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SayStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/SayStep',
+            fireline__wire_dot_v1_dot_runs__pb2.SayStepRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_runs__pb2.RunRecord.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ListRuns',
+            fireline__wire_dot_v1_dot_runs__pb2.ListRunsRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_runs__pb2.ListRunsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fireline_wire.v1.Control/ShowRun',
+            fireline__wire_dot_v1_dot_runs__pb2.ShowRunRequest.SerializeToString,
+            fireline__wire_dot_v1_dot_runs__pb2.ShowRunReply.FromString,
             options,
             channel_credentials,
             insecure,

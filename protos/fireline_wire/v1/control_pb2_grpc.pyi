@@ -5,6 +5,7 @@ What an operator asks of the controller: the command line and, later, the web pa
 
 from collections import abc as _abc
 from fireline_wire.v1 import control_pb2 as _control_pb2
+from fireline_wire.v1 import runs_pb2 as _runs_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 
@@ -59,6 +60,20 @@ class ControlStub:
     """Does what was planned, on the hosts of the plan, and nothing else."""
     UndoActions: _aio.UnaryStreamMultiCallable[_control_pb2.UndoActionsRequest, _control_pb2.OperationEvent]
     """Takes back what an application did, on each host the last change first."""
+    PlanRun: _aio.UnaryUnaryMultiCallable[_control_pb2.StartRunRequest, _runs_pb2.PlanRunReply]
+    """What a run of a runbook would do, step by step. Changes nothing."""
+    StartRun: _aio.UnaryUnaryMultiCallable[_control_pb2.StartRunRequest, _runs_pb2.RunRecord]
+    """Puts a run on record and drives it; it goes on whether or not anybody watches."""
+    FollowRun: _aio.UnaryStreamMultiCallable[_runs_pb2.FollowRunRequest, _runs_pb2.RunEvent]
+    """How a run goes, from its beginning until it has ended, is parked, or lost its controller."""
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.ResumeRunRequest, _runs_pb2.RunRecord]
+    """Goes on with a run that no living controller drives."""
+    WishRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.WishRunRequest, _runs_pb2.RunRecord]
+    """Has a run cancelled, or rolled back."""
+    SayStep: _aio.UnaryUnaryMultiCallable[_runs_pb2.SayStepRequest, _runs_pb2.RunRecord]
+    """Says what came of a step that is done by hand."""
+    ListRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunsRequest, _runs_pb2.ListRunsReply]
+    ShowRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.ShowRunRequest, _runs_pb2.ShowRunReply]
     SuggestRunbooks: _aio.UnaryUnaryMultiCallable[_control_pb2.SuggestRunbooksRequest, _control_pb2.SuggestRunbooksReply]
     """Which runbooks fit an incident, and why. Starts nothing."""
     ListIncidents: _aio.UnaryUnaryMultiCallable[_control_pb2.ListIncidentsRequest, _control_pb2.ListIncidentsReply]
@@ -281,6 +296,68 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_control_pb2.UndoActionsRequest, _abc.AsyncIterator[_control_pb2.OperationEvent]],
     ) -> _abc.AsyncIterator[_control_pb2.OperationEvent]:
         """Takes back what an application did, on each host the last change first."""
+
+    @_abc_1.abstractmethod
+    def PlanRun(
+        self,
+        request: _control_pb2.StartRunRequest,
+        context: _aio.ServicerContext[_control_pb2.StartRunRequest, _abc.Awaitable[_runs_pb2.PlanRunReply]],
+    ) -> _abc.Awaitable[_runs_pb2.PlanRunReply]:
+        """What a run of a runbook would do, step by step. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def StartRun(
+        self,
+        request: _control_pb2.StartRunRequest,
+        context: _aio.ServicerContext[_control_pb2.StartRunRequest, _abc.Awaitable[_runs_pb2.RunRecord]],
+    ) -> _abc.Awaitable[_runs_pb2.RunRecord]:
+        """Puts a run on record and drives it; it goes on whether or not anybody watches."""
+
+    @_abc_1.abstractmethod
+    def FollowRun(
+        self,
+        request: _runs_pb2.FollowRunRequest,
+        context: _aio.ServicerContext[_runs_pb2.FollowRunRequest, _abc.AsyncIterator[_runs_pb2.RunEvent]],
+    ) -> _abc.AsyncIterator[_runs_pb2.RunEvent]:
+        """How a run goes, from its beginning until it has ended, is parked, or lost its controller."""
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _runs_pb2.ResumeRunRequest,
+        context: _aio.ServicerContext[_runs_pb2.ResumeRunRequest, _abc.Awaitable[_runs_pb2.RunRecord]],
+    ) -> _abc.Awaitable[_runs_pb2.RunRecord]:
+        """Goes on with a run that no living controller drives."""
+
+    @_abc_1.abstractmethod
+    def WishRun(
+        self,
+        request: _runs_pb2.WishRunRequest,
+        context: _aio.ServicerContext[_runs_pb2.WishRunRequest, _abc.Awaitable[_runs_pb2.RunRecord]],
+    ) -> _abc.Awaitable[_runs_pb2.RunRecord]:
+        """Has a run cancelled, or rolled back."""
+
+    @_abc_1.abstractmethod
+    def SayStep(
+        self,
+        request: _runs_pb2.SayStepRequest,
+        context: _aio.ServicerContext[_runs_pb2.SayStepRequest, _abc.Awaitable[_runs_pb2.RunRecord]],
+    ) -> _abc.Awaitable[_runs_pb2.RunRecord]:
+        """Says what came of a step that is done by hand."""
+
+    @_abc_1.abstractmethod
+    def ListRuns(
+        self,
+        request: _runs_pb2.ListRunsRequest,
+        context: _aio.ServicerContext[_runs_pb2.ListRunsRequest, _abc.Awaitable[_runs_pb2.ListRunsReply]],
+    ) -> _abc.Awaitable[_runs_pb2.ListRunsReply]: ...
+
+    @_abc_1.abstractmethod
+    def ShowRun(
+        self,
+        request: _runs_pb2.ShowRunRequest,
+        context: _aio.ServicerContext[_runs_pb2.ShowRunRequest, _abc.Awaitable[_runs_pb2.ShowRunReply]],
+    ) -> _abc.Awaitable[_runs_pb2.ShowRunReply]: ...
 
     @_abc_1.abstractmethod
     def SuggestRunbooks(

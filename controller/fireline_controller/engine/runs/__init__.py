@@ -17,16 +17,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fireline_controller.engine.approvals import Approvals
+from fireline_controller.engine.operations import Operations
 from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.runs import entries, people
-from fireline_controller.engine.runs.following import follow
+from fireline_controller.engine.runs.following import follow, shown
+from fireline_controller.engine.runs.foreseeing import foreseen
 from fireline_controller.engine.runs.rooms import RunRooms
 from fireline_controller.engine.runs.starting import Starting
-from fireline_controller.engine.runs.values import RunNews, RunOrder
+from fireline_controller.engine.runs.values import RunNews, RunOrder, RunPlan, RunShown
 from fireline_controller.engine.runs.watching import Bell
 from fireline_controller.engine.runs.working import Overtaken, Work
 from fireline_controller.model import FirelineError, Outcome, PolicyError
-from fireline_controller.runbooks.record import ENDED, HostEnd, Run, RunState, RunWish, Taken
+from fireline_controller.runbooks.record import ENDED, HostEnd, Run, RunState, RunWish
 from fireline_controller.store import Transaction
 
 if TYPE_CHECKING:
@@ -51,14 +54,17 @@ class Runs:
         folder: for the lock files of the runs that are driven here.
         url: of the database of DBOS.
         is_shared: the record has controllers with folders of their own too.
-        starting: puts new runs on record.
+        operations, approvals: for what is to be so before a run begins.
     """
 
-    def __init__(self, rooms: RunRooms, folder: Path, url: str, *, is_shared: bool, starting: Starting) -> None:
+    def __init__(
+        self, rooms: RunRooms, folder: Path, url: str, *, is_shared: bool, operations: Operations, approvals: Approvals
+    ) -> None:
         self._rooms = rooms
+        self._approvals = approvals
         self._owners = Owners(folder, is_shared=is_shared)
         self._url = url
-        self._starting = starting
+        self._starting = Starting(rooms, operations, approvals)
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._durable: Durable | None = None
         self._works: dict[str, Work] = {}
@@ -153,21 +159,22 @@ class Runs:
         self.bell(run_id).ring()
         return run
 
-    async def request_of(self, run_id: str) -> str:
-        """The request for approval that a run waits for.
-
-        Raises:
-            NotFound: the run is not known, or waits for none.
-        """
-        return await self._rooms.store.read(lambda tx: people.open_request(tx.run(run_id), tx.moves(run_id)))
-
-    async def show(self, run_id: str) -> tuple[Run, tuple[Taken, ...]]:
-        """A run with its record.
+    async def show(self, run_id: str) -> RunShown:
+        """A run with its moves.
 
         Raises:
             NotFound: it is not known.
         """
-        return await self._rooms.store.read(lambda tx: (tx.run(run_id), tx.moves(run_id)))
+        run, record = await self._rooms.store.read(lambda tx: (tx.run(run_id), tx.moves(run_id)))
+        return shown(self._rooms, run, record)
+
+    async def plan(self, order: RunOrder) -> RunPlan:
+        """What a run would do, step by step. Changes nothing.
+
+        Raises:
+            FirelineError: the runbook, a parameter, the target or a precondition is not right.
+        """
+        return await foreseen(self._rooms, self._approvals, await self._starting.prepared(order))
 
     async def newest(self, limit: int) -> Sequence[Run]:
         """The newest runs first."""
@@ -180,6 +187,10 @@ class Runs:
             NotFound: it is not known.
         """
         return follow(self._rooms, run_id, self.bell(run_id))
+
+    def now(self) -> datetime:
+        """The time by which leases count."""
+        return self._rooms.now()
 
     def bell(self, run_id: str) -> Bell:
         """What is rung when something changes in a run that is driven here."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from fireline_controller.runbooks.model import ActionCall
 from fireline_controller.runbooks.record import HostEnd, Move, Part, Run
 
 _MAX_REQUEST_ID: Final = 100  # what a host's ledger takes
@@ -29,6 +30,9 @@ class Order:
         what: an action's name, a capture's profile, an isolation's scope.
         given: the action's parameters, by host.
         timeout_s: for all hosts together; 0: as configured.
+        counts: of an application, how many changes the plan of each host has.
+        evidence_for: of a capture, the actions whose prey it keeps, with their parameters.
+        is_left: whether the run is parked: then hosts are not told to stop.
         stop: set when an operator cancels: hosts stop between two changes.
         tell: what a host is doing, for who watches.
     """
@@ -39,6 +43,9 @@ class Order:
     what: str
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     timeout_s: float = 0.0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    evidence_for: tuple[ActionCall, ...] = ()
+    is_left: Callable[[], bool] = lambda: False
     stop: Event = field(default_factory=Event)
     tell: Callable[[str, str], None] = lambda _host, _doing: None
 

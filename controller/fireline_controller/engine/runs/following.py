@@ -7,7 +7,7 @@ from typing import Final
 
 from fireline_controller.engine.runs import entries, people
 from fireline_controller.engine.runs.rooms import RunRooms
-from fireline_controller.engine.runs.values import HostDoing, MoveBegun, MoveEnded, RunNews, RunSeen
+from fireline_controller.engine.runs.values import HostDoing, MoveBegun, MoveEnded, RunNews, RunSeen, RunShown
 from fireline_controller.engine.runs.watching import Bell
 from fireline_controller.runbooks.ground import all_steps
 from fireline_controller.runbooks.model import Manual, Step
@@ -61,10 +61,31 @@ class _Watcher:
         move, ended = taken.move, f"{taken.move.key} ended"
         if move.key not in self._told:
             self._told.add(move.key)
-            yield MoveBegun(move, f"{entries.spoken(move)} {entries.what(self._steps[move.step], move)}")
-        if taken.ends is not None and ended not in self._told:
+            yield MoveBegun(move, in_words(self._steps, taken), taken.since)
+        if taken.ends is not None and taken.until is not None and ended not in self._told:
             self._told.add(ended)
-            yield MoveEnded(move, entries.summed(taken.ends), taken.ends)
+            yield _ended(self._steps, taken)
+
+
+def in_words(steps: Mapping[str, Step], taken: Taken) -> str:
+    """What a move is about."""
+    return f"{entries.spoken(taken.move)} {entries.what(steps[taken.move.step], taken.move)}"
+
+
+def _ended(steps: Mapping[str, Step], taken: Taken) -> MoveEnded:
+    """A move with what came of it; one that is at work has no ends, and the time at which it was begun."""
+    if taken.ends is None or taken.until is None:
+        return MoveEnded(taken.move, f"{in_words(steps, taken)} …", (), taken.since, is_over=False)
+    said = f": {entries.summed(taken.ends)}" if taken.ends else ""
+    return MoveEnded(taken.move, f"{in_words(steps, taken)}{said}", taken.ends, taken.until)
+
+
+def shown(rooms: RunRooms, run: Run, record: tuple[Taken, ...]) -> RunShown:
+    """A run with its moves, for people."""
+    steps = {step.id: step for step in all_steps(rooms.compiled(run)[0])}
+    moves = [_ended(steps, taken) for taken in record]
+    waiting = [t.move.plans[people.REQUEST] for t in record if t.move.part is Part.APPROVE and t.ends is None]
+    return RunShown(run, waits_for(run, steps, record), tuple(moves), waiting[0] if waiting else "")
 
 
 def is_driven(run: Run, now: datetime) -> bool:

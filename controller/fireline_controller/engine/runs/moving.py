@@ -1,7 +1,7 @@
 """One move of a run made on its hosts: its parameters, its clock, and the deed that it is."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,13 +22,26 @@ _BACK_S: Final = 600.0  # of one move of the way back
 
 
 class Mover:
-    """Makes moves of a run as it is on record now. `stop` is set when operators want its end."""
+    """Makes moves of a run as it is on record now.
 
-    def __init__(self, rooms: RunRooms, run: Run, ground: Ground, stop: asyncio.Event, bell: Bell) -> None:
+    `stop` is set when operators want its end; `is_left` is true once it is parked.
+    """
+
+    def __init__(
+        self,
+        rooms: RunRooms,
+        run: Run,
+        ground: Ground,
+        *,
+        stop: asyncio.Event,
+        is_left: Callable[[], bool],
+        bell: Bell,
+    ) -> None:
         self._rooms = rooms
         self._run = run
         self._ground = ground
         self._stop = stop
+        self._is_left = is_left
         self._bell = bell
 
     async def make(self, move: Move) -> Sequence[HostEnd]:
@@ -130,7 +143,37 @@ class Mover:
         def tell(host: str, doing: str) -> None:
             self._bell.tell(step.id, host, doing)
 
-        return Order(self._run, step.id, move, what, given, timeout_s, stop, tell)
+        return Order(
+            run=self._run,
+            step=step.id,
+            move=move,
+            what=what,
+            given=given,
+            timeout_s=timeout_s,
+            counts=self._counts(move),
+            evidence_for=self._evidence_for(step),
+            is_left=self._is_left,
+            stop=stop,
+            tell=tell,
+        )
+
+    def _counts(self, move: Move) -> Mapping[str, int]:
+        """How many changes the plans have that a move applies."""
+        part = {Part.DO: Part.PLAN, Part.BACK: Part.BACK_PLAN}.get(move.part)
+        planned = self._ground.ends(move.step, part, move.batch, move.attempt) if part else None
+        return {host: end.change_count for host, end in (planned or {}).items()}
+
+    def _evidence_for(self, step: Step) -> tuple[ActionCall, ...]:
+        """The actions of later steps, with parameters as far as they are known before any step."""
+        if not isinstance(step.do, CaptureCall):
+            return ()
+        found = []
+        for name in step.do.evidence_for:
+            do = self._ground.steps[name].do
+            if isinstance(do, ActionCall):
+                known = variables(self._ground, "")
+                found.append(ActionCall(do.action, self._ground.expressions.fill(name, do.given, known)))
+        return tuple(found)
 
     def _may_be_stopped(self, step: Step, move: Move) -> bool:
         """The way back and what is done finally are not stopped by the wish that brought them about."""
@@ -147,13 +190,13 @@ class Mover:
 
     def _spent_s(self, step: Step) -> float:
         """Since the step's first act."""
-        began = [t.since for t in self._ground.record if t.move.step == step.id and t.move.part in ACTS and t.since]
+        began = [t.since for t in self._ground.record if t.move.step == step.id and t.move.part in ACTS]
         return (self._rooms.now() - began[0]).total_seconds() if began else 0.0
 
     def _since_s(self, move: Move) -> float:
         """Since the move was begun, where that was before."""
         taken = self._ground.taken.get(move.key)
-        if taken is None or taken.since is None:
+        if taken is None:
             return 0.0
         return (self._rooms.now() - taken.since).total_seconds()
 

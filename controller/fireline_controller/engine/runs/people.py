@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from fireline_controller import policy, targets
 from fireline_controller.engine import permits
 from fireline_controller.engine.runs import entries
-from fireline_controller.model import NotFound, Outcome, PolicyError
+from fireline_controller.model import Outcome, PolicyError
 from fireline_controller.policy import Approval, Demand
 from fireline_controller.runbooks.model import ActionCall, Manual, Step
 from fireline_controller.runbooks.record import HostEnd, Move, Part, Run, Taken
@@ -79,7 +79,7 @@ def done(tx: Transaction, run: Run, step: Step, move: Move, now: datetime) -> Ho
     taken = next(t for t in tx.moves(run.id) if t.move.key == move.key)
     if taken.ends is not None:
         return taken.ends[0]
-    if step.timeout_s and taken.since is not None and now >= taken.since + timedelta(seconds=step.timeout_s):
+    if step.timeout_s and now >= taken.since + timedelta(seconds=step.timeout_s):
         said = f"nobody said within {step.timeout_s} s that it was done"
         return HostEnd("", Outcome.TIMED_OUT, said, "deadline", is_out_of_time=True)
     return None
@@ -92,18 +92,6 @@ def withdrawn(tx: Transaction, run: Run, move: Move, now: datetime) -> None:
         tx.put_approval(replace(approval, ended="expired"))
         words = f"withdrawn: {run.id} was cancelled"
         tx.append(replace(permits.entry(approval, "expired", "controller", now, words), operation_id=run.id))
-
-
-def open_request(run: Run, record: tuple[Taken, ...]) -> str:
-    """The request that a run waits for.
-
-    Raises:
-        NotFound: it waits for none.
-    """
-    for taken in record:
-        if taken.move.part is Part.APPROVE and taken.ends is None:
-            return taken.move.plans[REQUEST]
-    raise NotFound(f"{run.id} ({run.state}) waits for no approval; fireline runbook status {run.id}")
 
 
 def by_hand(run: Run, record: tuple[Taken, ...], step: Step) -> Move:

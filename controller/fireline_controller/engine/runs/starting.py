@@ -83,7 +83,7 @@ class Starting:
         """
         runbook = self._runbook(run)
         target = targets.freeze(_all_hosts(run), spelled=run.spelled)
-        self._operations.require_confirmed(target, order.wish)
+        self._require_confirmed(run, target, order)
         permit = await self._permit(run, runbook, target, order.wish)
         if self._changes_anything(runbook):
             await self._rooms.locks.take(_holder(run), target.hosts, wait_s=order.wait_s)
@@ -100,6 +100,15 @@ class Starting:
             await self._rooms.locks.release(run.id)
             raise
         return begun
+
+    def _require_confirmed(self, run: Run, target: Target, order: RunOrder) -> None:
+        """The confirmation is of the run's own target; steps that name others are the runbook's."""
+        if order.is_confirmed:
+            return
+        own = targets.freeze(run.hosts[""], spelled=run.spelled)
+        self._operations.require_confirmed(own, order.wish)
+        if own.hosts != target.hosts:
+            self._operations.require_confirmed(target, replace(order.wish, confirmed_sha256=""))
 
     def step_of(self, run: Run, step_id: str) -> Step:
         """A step of the runbook that a run is pinned to.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from fireline_controller.engine.values import Wish
 from fireline_controller.runbooks.record import HostEnd, Move, Run
@@ -9,12 +10,16 @@ from fireline_controller.runbooks.record import HostEnd, Move, Run
 
 @dataclass(frozen=True)
 class RunOrder:
-    """A runbook to be run. `params` as an operator types them; `wait_s`: for hosts that others change now."""
+    """A runbook to be run. `params` as an operator types them; `wait_s`: for hosts that others change now.
+
+    `is_confirmed`: the operator says yes to the hosts that the runbook itself names, however many.
+    """
 
     runbook: str
     wish: Wish
     params: Mapping[str, str] = field(default_factory=dict)
     wait_s: float = 0.0
+    is_confirmed: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class MoveBegun:
 
     move: Move
     words: str
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,18 @@ class MoveEnded:
     move: Move
     words: str
     ends: tuple[HostEnd, ...]
+    at: datetime
+    is_over: bool = True
+
+
+@dataclass(frozen=True)
+class RunShown:
+    """A run with its moves; those at work have no ends. `request_id`: of the approval that it waits for."""
+
+    run: Run
+    note: str
+    moves: tuple[MoveEnded, ...]
+    request_id: str = ""
 
 
 RunNews = RunSeen | MoveBegun | HostDoing | MoveEnded

@@ -165,7 +165,7 @@ class Work:
     async def _make(self, run: Run, ground: Ground, move: Move) -> Sequence[HostEnd]:
         if move.part in _PEOPLE:
             return (await self._heard(ground, move),)
-        mover = Mover(self._rooms, run, ground, self.stop, self._bell)
+        mover = Mover(self._rooms, run, ground, stop=self.stop, is_left=self._parking.is_set, bell=self._bell)
         ends = await mover.make(move)
         named = sorted(end.host for end in ends)
         if named != sorted({*move.hosts, *(end.host for end in move.known)}):
