@@ -1,1 +1,0 @@
-"""Actions run by real agents."""
