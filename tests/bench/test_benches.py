@@ -45,6 +45,15 @@ async def test_stand_ins_answer_the_whole_controller(grounds: Grounds) -> None:
     assert times.not_ok == 0
 
 
+async def test_runs_succeed_over_stand_ins(grounds: Grounds) -> None:
+    """A durable run over all of them, and one of many steps over one."""
+    with stand_ins(grounds, "grpc"):
+        ran = await subjects.running.runs(grounds, rounds=1)
+
+    assert ran.not_ok == 0
+    assert ran.step_s > 0
+
+
 async def test_a_mute_stand_in_costs_its_own_deadline(grounds: Grounds) -> None:
     """Every fifth takes the connection and never answers; the others do."""
     with stand_ins(grounds, "grpc", mute_every=5):
