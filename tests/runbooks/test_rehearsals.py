@@ -3,17 +3,14 @@
 The real commands, two operators, real agents on lab hosts; the trouble is made first and looked at afterwards.
 """
 
-import json
-import os
-import subprocess
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.fakes import postgres
-from tests.fleet import BIN, Fleet
+from tests.fleet import Fleet
 from tests.lab import NETNS, Host, default_backend, eventually
+from tests.runbooks.rehearsing import rehearse
 
 pytestmark = [pytest.mark.netns, pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -38,27 +35,6 @@ def fleet() -> Iterator[Fleet]:
         yield made
 
 
-def _run(fleet: Fleet, *words: str) -> dict[str, Any]:
-    """The run's document at its end; bob approves whatever it waits for."""
-    [incident] = [i["incident"] for i in fleet.json("incident", "list")["incidents"]]
-    command = [BIN / "fireline", "runbook", "run", *words, "-t", "h1", "-i", incident, "-y", "--json"]
-    environment = {**os.environ, "FIRELINE_STATE": str(fleet.state), "NO_COLOR": "1"}
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    ) as run:
-        eventually(lambda: _ended(fleet, run), within_s=200, every_s=2, what="the run's end")
-        said, _ = run.communicate()
-    found: dict[str, Any] = json.loads(said)
-    return found
-
-
-def _ended(fleet: Fleet, run: "subprocess.Popen[bytes]") -> bool:
-    for asked in fleet.json("approval", "list")["approvals"]:
-        if not asked["votes"] and not asked["used_by"]:
-            fleet.try_fireline("--as", "bob", "approval", "approve", asked["approval"], "--yes")
-    return run.poll() is not None
-
-
 def _used_percent(host: Host) -> int:
     return int(host.run(["df", "--output=pcent", "/"]).split()[-1].rstrip("%"))
 
@@ -71,8 +47,8 @@ def test_disk_full_frees_space_until_there_is_enough(fleet: Fleet) -> None:
     host.run(["sh", "-c", "touch -d '30 days ago' /var/log/shop/old*.log; echo young > /var/log/shop/new.log"])
     before = _used_percent(host)
 
-    told = _run(
-        fleet, "disk-full", "-p", "logs=/var/log/shop", "-p", "look_in=/var/log", "-p", "temp=/var/tmp",
+    told = rehearse(
+        fleet, "h1", "disk-full", "-p", "logs=/var/log/shop", "-p", "look_in=/var/log", "-p", "temp=/var/tmp",
         "-p", f"enough={before - 8}",
     )  # fmt: skip
 
@@ -91,11 +67,23 @@ def test_db_pool_exhausted_ends_what_hangs(fleet: Fleet) -> None:
     _start_database(host)
     assert _count(host, "state = 'idle in transaction'") == _STUCK
 
-    told = _run(fleet, "db-pool-exhausted", "-p", "older_than=2s", "-p", "enough=60", "-p", "logs=/var/log")
+    told = rehearse(fleet, "h1", "db-pool-exhausted", "-p", "older_than=2s", "-p", "enough=60", "-p", "logs=/var/log")
 
     assert told["state"] == "succeeded", told
     assert _count(host, "state = 'idle in transaction'") == 0
     assert _count(host, "application_name = 'alive'") == 1
+
+
+def test_p2_database_calls_a_person_where_the_server_is_dead(fleet: Fleet) -> None:
+    """The server of the test before is killed: nothing here can start it, so a failover is asked for."""
+    host, programs = fleet.lab["h1"], postgres.binaries()
+    host.run(["runuser", "-u", "postgres", "--", f"{programs}/pg_ctl", "stop", "-m", "immediate", "-D", _SERVER])
+
+    told = rehearse(fleet, "h1", "p2-database", by_hand=["failover", "full"])
+
+    timeline = fleet.fireline("journal", "export")
+    assert told["state"] == "succeeded", told
+    assert "step failover" in timeline and "step connections begins: postgres.connections on no host" in timeline
 
 
 def _start_database(host: Host) -> None:
