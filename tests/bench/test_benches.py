@@ -12,7 +12,7 @@ import pytest
 from fireline_controller.config import Fanout
 from fireline_controller.hosts import Fleet
 from fireline_controller.model import TimedOut, Unreachable
-from tests.bench import floors, report, run, subjects
+from tests.bench import floors, report, run, running, subjects
 from tests.bench.grounds import Grounds, command, laid, stand_ins
 from tests.lab import Process
 
@@ -48,7 +48,7 @@ async def test_stand_ins_answer_the_whole_controller(grounds: Grounds) -> None:
 async def test_runs_succeed_over_stand_ins(grounds: Grounds) -> None:
     """A durable run over all of them, and one of many steps over one."""
     with stand_ins(grounds, "grpc"):
-        ran = await subjects.running.runs(grounds, rounds=1)
+        ran = await running.runs(grounds, rounds=1)
 
     assert ran.not_ok == 0
     assert ran.step_s > 0
