@@ -245,7 +245,7 @@ def test_the_policy_in_the_docs_loads() -> None:
     """The example of a policy is one that the controller takes, and has every key."""
     [text] = _blocks("docs/how-to/two-people.md", "[[rules]]")
 
-    assert len(policy.parse(text, file="policy.toml")) == 2
+    assert len(policy.parse(text, file="policy.toml")) == 3
     assert {key for rule in tomllib.loads(text)["rules"] for key in rule} == {f.name for f in fields(policy.Rule)}
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import footprint, gigabyte, isolating, lost, real, record
+from tests.bench import footprint, gigabyte, isolating, logs, lost, real, record, tree
 from tests.bench.grounds import Grounds, dies_with_us, laid, stand_ins
 from tests.bench.report import Figure, Ratio, Report, table
 
@@ -39,6 +39,7 @@ class Plan:
     real_agents: int
     processes: int
     large_bytes: int
+    files: int
 
 
 def fanout(plan: Plan) -> Report:
@@ -239,6 +240,57 @@ def isolation(plan: Plan) -> Report:
     return Report(f"isolation, proved by {isolating.WITNESSES} witnesses", figures, ratios)
 
 
+def disk(plan: Plan) -> Report:
+    """Planning for a full disk on a tree of very many files: who fills it beside du, old logs beside find."""
+    with tree.laid(plan.files) as place:
+        turns = [
+            (tree.planned("usage", place), tree.du_s(place), tree.planned("clean_logs", place), tree.find_s(place))
+            for _ in range(plan.repetitions)
+        ]
+    usage, du, logs, find = zip(*turns, strict=True)
+    figures = (
+        Figure.of("disk.usage", "s", [run.seconds for run in usage]),
+        Figure.of("du -sx", "s", du),
+        Figure.of(f"disk.clean_logs, {logs[0].files} files chosen", "s", [run.seconds for run in logs]),
+        Figure.of("find -xdev -name -mtime", "s", find),
+        Figure.of("peak memory of the largest process", "MiB", [run.peak_bytes / 2**20 for run in (*usage, *logs)]),
+    )
+    ratios = (
+        Ratio("disk.usage / du", figures[0].median / figures[1].median, 1),
+        Ratio("disk.clean_logs / find", figures[2].median / figures[3].median, 1),
+        Ratio("peak memory, MiB", figures[4].high, _FLAT_MIB),
+    )
+    return Report(f"planning on a tree of {plan.files} files", figures, ratios)
+
+
+def analysis(plan: Plan) -> Report:
+    """One large log searched, its errors counted and its response times ranked, against the user's own pipelines."""
+    with logs.log(plan.large_bytes) as folder:
+        runs = {name: [logs.turn(folder, name) for _ in range(plan.repetitions)] for name in logs.ACTIONS}
+        size_bytes = (folder / "api.log").stat().st_size
+    found = {
+        what: {n: Figure.of(f"{n}, {what}", "s", [getattr(run, key) for run in made]) for n, made in runs.items()}
+        for what, key in _ANALYSIS.items()
+    }
+    ours, ours_cpu, theirs, theirs_cpu = found.values()
+    most = max(run.most_bytes for made in runs.values() for run in made)
+    ratios = (
+        *(Ratio(f"{name} / its pipeline", ours[name].median / theirs[name].median, 1) for name in runs),
+        *(Ratio(f"{name} / its pipeline, processor", ours_cpu[name].median / theirs_cpu[name].median) for name in runs),
+        Ratio("the most memory held, MiB", most / 2**20, _FLAT_MIB),
+    )
+    figures = tuple(figure for by_name in found.values() for figure in by_name.values())
+    return Report(f"a log of {size_bytes >> 20} MiB", figures, ratios)
+
+
+_ANALYSIS = {
+    "ours": "ours_s",
+    "ours, processor": "ours_cpu_s",
+    "the pipeline": "pipeline_s",
+    "the pipeline, processor": "pipeline_cpu_s",
+}
+
+
 def _dark(what: str, runs: Sequence[isolating.Isolated]) -> Iterator[Figure]:
     proved = sorted(run.proved_ms for run in runs)
     yield Figure.of(f"{what}, command to proved dark, p50", "ms", proved)
@@ -277,6 +329,8 @@ BENCHES: dict[str, Callable[[Plan], Report]] = {
     "journal": journal,
     "isolation": isolation,
     "runs": runs,
+    "disk": disk,
+    "logs": analysis,
 }
 
 
@@ -285,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     plan = Plan(
         args.agents, args.repetitions, args.rounds, args.deadline, args.mebibytes << 20, args.rest,
-        args.real_agents, args.processes, args.large << 20,
+        args.real_agents, args.processes, args.large << 20, args.files,
     )  # fmt: skip
     reports = []
     for name in args.bench or list(BENCHES):
@@ -330,7 +384,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rest", type=float, default=30, help="seconds that the agent is watched at rest")
     parser.add_argument("--real-agents", type=int, default=20, help="of `agents` and `isolation`")
     parser.add_argument("--processes", type=int, default=500, help="that sleep on the host of `volatile`")
-    parser.add_argument("--large", type=int, default=1024, help="MiB of evidence that pass in `gigabyte`")
+    parser.add_argument("--files", type=int, default=1_000_000, help="in the tree of `disk`")
+    parser.add_argument("--large", type=int, default=1024, help="MiB of evidence in `gigabyte`, of the log in `logs`")
     parser.add_argument("--json", type=Path, help="write everything there")
     parser.add_argument("--gate", action="store_true", help="exit 1 when a goal is missed")
     return parser

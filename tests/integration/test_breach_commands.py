@@ -1,12 +1,14 @@
 """What a responder types after a break-in: an image in parts, new certificates, and what is refused."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fleet import Fleet
+from tests.remediation.watching import files_with
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 MIB = 1 << 20
@@ -67,3 +69,42 @@ def test_certificates_are_renewed_by_command(fleet: Fleet) -> None:
     assert all("certificate until" in h["detail"] for h in document["hosts"])
     assert not set(before.values()) & set(after.values())
     assert fleet.json("host", "ping", "-t", "web[1-2]")["counts"] == {"ok": 2}
+
+
+def test_a_secret_is_rotated_by_command_and_is_nowhere_else(fleet: Fleet) -> None:
+    """Neither the controller's state and logs, nor the agent's records, nor what is printed has the new one."""
+    host = fleet.lab["web1"]
+    host.write("/srv/app.env", b"TOKEN=formerToken123\nPORT=80\n")
+    folders = [fleet.state, host.path("/var/lib/fireline-agent"), host.path("/srv")]
+
+    arguments = ("-t", "web1", "-p", "file=/srv/app.env", "-p", "keys=TOKEN", "--reason", "break-in", "--yes")
+    document = fleet.json("action", "run", "security.rotate_env_file", *arguments)
+
+    assert document["counts"] == {"ok": 1}, document
+    token, port = host.path("/srv/app.env").read_text().splitlines()
+    new = token.removeprefix("TOKEN=")
+    assert (len(new), port) == (40, "PORT=80")
+    assert new not in json.dumps(document)
+    assert files_with(new, *folders) == [host.path("/srv/app.env")]
+    [aside] = files_with("formerToken123", *folders)
+    assert aside.parent.name == "aside"
+    fleet.fireline("action", "undo", document["operation"], "--reason", "drill")
+    assert host.path("/srv/app.env").read_text() == "TOKEN=formerToken123\nPORT=80\n"
+
+
+def test_an_account_is_disabled_by_command(fleet: Fleet) -> None:
+    """A person's account that the host's own useradd made: locked, expired, its processes gone; and let back."""
+    host = fleet.lab["web2"]
+    host.run(["useradd", "--create-home", "mallory"])
+    host.spawn(["setpriv", "--reuid", "mallory", "--clear-groups", "sleep", "600"], unit="session")
+
+    arguments = ("-t", "web2", "-p", "account=mallory", "--reason", "break-in", "--yes")
+    document = fleet.json("action", "run", "security.disable_account", *arguments)
+
+    assert document["counts"] == {"ok": 1}, document
+    shadow = host.run(["getent", "shadow", "mallory"]).split(":")
+    assert (shadow[1][0], shadow[7]) == ("!", "1")
+    assert host.run(["pgrep", "-u", "mallory"], check=False) == ""
+    fleet.fireline("action", "undo", document["operation"], "--reason", "drill")
+    assert host.run(["getent", "shadow", "mallory"]).split(":")[7] == ""
+    host.run(["userdel", "--remove", "mallory"], check=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fireline_agent.remediation.action import Action, ActionError, Plan
+from fireline_agent.remediation.action import Action, ActionError, Plan, Tools
 from fireline_agent.remediation.logs import errors, response_times, search
 from tests.remediation.rehearsal import Rehearsal
 
@@ -170,6 +170,21 @@ def test_a_damaged_log_keeps_none_of_the_others(tmp_path: Path) -> None:
     assert found.warnings == (f"{tmp_path}/cut.gz: Compressed file ended before the end-of-stream marker was reached",)
 
 
+def test_what_can_not_be_read_is_told_or_passed_by(tmp_path: Path) -> None:
+    """A compression that is not known is named; a file of nothing but holes, as lastlog may be, takes no time."""
+    (tmp_path / "a.log.1.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(20))
+    (tmp_path / "b.log").write_bytes(b"ERROR\n")
+    with (tmp_path / "lastlog").open("wb") as hollow:
+        hollow.truncate(1 << 40)
+
+    found = plan(errors.ACTION, tmp_path, within=2)
+
+    assert found.result["total"] == 1
+    assert found.warnings == (
+        f"{tmp_path}/a.log.1.zst: is compressed with zstd, which this agent can't read: search it with zstdgrep(1)",
+    )
+
+
 def test_a_log_that_unfolds_for_ever_is_stopped(tmp_path: Path) -> None:
     """A compressed file of 64 GiB of zeros costs the time that was given and no more memory than another."""
     member = gzip.compress(bytes(64 << 20), compresslevel=9)
@@ -183,6 +198,22 @@ def test_a_log_that_unfolds_for_ever_is_stopped(tmp_path: Path) -> None:
     assert found.result["is_complete"] is False
     assert found.warnings == (f"stopped in {tmp_path}/bomb.gz after 1 s",)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+def test_the_hosts_policy_bounds_what_is_read(tmp_path: Path) -> None:
+    """A folder that is not allowed is refused; a link out of an allowed one is passed by."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "secret").write_bytes(b"HIT\n")
+    (tmp_path / "logs/a.log").write_bytes(b"HIT\n")
+    (tmp_path / "logs/b.log").symlink_to(tmp_path / "secret")
+    tools = Tools(allows_reading=lambda path: os.path.realpath(path).startswith(str(tmp_path / "logs")))
+
+    found = Rehearsal(search.ACTION, {"paths": [str(tmp_path / "logs/*.log")], "text": "HIT"}, tools).plan()
+    with pytest.raises(ActionError, match="this host's policy does not allow logs below /etc to be read") as denied:
+        Rehearsal(search.ACTION, {"paths": ["/etc/*"], "text": "root"}, tools).plan()
+
+    assert found.result["counts"] == [{"source": str(tmp_path / "logs/a.log"), "count": 1}]
+    assert denied.value.reason == "denied"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from fireline_agent.hands import redis_wire, rewrite
+from fireline_agent.hands import postgres_wire, redis_wire, rewrite
 from fireline_agent.hands.roots import Roots
 from fireline_agent.remediation.action import ActionError, Tools
 from fireline_agent.remediation.applying import Applied
@@ -160,6 +161,16 @@ def test_a_host_without_systemd_says_so(tools: Tools) -> None:
     assert refused.value.reason == "unsupported"
 
 
+def _killed_in_the_middle(work: Callable[[], Any]) -> None:
+    """Do the work in a process that is killed as the file is about to take its place: the server has heard already."""
+    pid = os.fork()
+    if pid == 0:
+        setattr(rewrite.Staged, "take_place", lambda _self: os.kill(os.getpid(), signal.SIGKILL))  # noqa: B010
+        work()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
 # --- PostgreSQL ---
 
 
@@ -193,7 +204,8 @@ class Database:
 
 
 @contextmanager
-def _database(folder: Path, hba: str) -> Iterator[Database]:
+def a_database(folder: Path, hba: str) -> Iterator[Database]:
+    """A server in a folder that is not there yet; `hba`: how it lets somebody in over the network."""
     programs = binaries()
     assert programs is not None
     owner = "postgres" if os.geteuid() == 0 else None
@@ -229,7 +241,7 @@ def server() -> Iterator[Database]:
     # Not below pytest's own folder, which only root may enter.
     with tempfile.TemporaryDirectory(prefix="fireline-pg-") as base:
         Path(base).chmod(0o755)
-        with _database(Path(base) / "s", "scram-sha-256") as found:
+        with a_database(Path(base) / "s", "scram-sha-256") as found:
             yield found
 
 
@@ -308,6 +320,32 @@ def test_a_file_that_can_not_be_written_leaves_the_role_alone(
     assert "No space left" in applied.error
     assert database.lets_in(OLD)
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.postgres
+def test_a_rotation_that_was_killed_in_the_middle_is_made_good_by_the_next(tools: Tools, database: Database) -> None:
+    """The server has a password that the file has not: the next rotation says what was left, and both agree again."""
+    path = tools.roots.root / "srv/app.env"
+    path.write_text(f"DB_PASSWORD={OLD}\n")
+    given = _given(database, file=str(path), keys=["DB_PASSWORD"])
+    _killed_in_the_middle(Rehearsal(rotate_postgres_role.ACTION, given, _without_root(tools)).apply)
+    assert not database.lets_in(OLD)
+
+    again = Rehearsal(rotate_postgres_role.ACTION, given, replace(_without_root(tools), request_id="r-2"))
+    plan = again.plan()
+    applied = again.apply(plan)
+
+    assert any("killed in the middle and left" in warning for warning in plan.warnings)
+    assert applied.verified.is_good, applied.verified.sentence
+    assert database.lets_in(path.read_text().strip().removeprefix("DB_PASSWORD="))
+
+
+@pytest.mark.postgres
+def test_a_server_inside_another_root_is_reached(database: Database) -> None:
+    """As one in a container is: the socket is found from that root, by nobody's link out of it."""
+    place = postgres_wire.Socket("/", database.port, str(database.folder))
+
+    assert postgres_wire.execute(place, ["SELECT 1, NULL, 'a'"], user="fireline") == [[["1", None, "a"]]]
 
 
 @pytest.mark.postgres
@@ -416,6 +454,22 @@ def test_a_redis_password_is_another_everywhere_and_leaks_nowhere(tools: Tools, 
     assert (redis.lets_in(new), redis.lets_in(OLD)) == (True, False)
     assert rehearsal.undo(applied) == []
     assert (redis.lets_in(OLD), redis.lets_in(new)) == (True, False)
+
+
+def test_a_redis_rotation_that_was_killed_in_the_middle_says_where_the_password_is(tools: Tools, redis: Redis) -> None:
+    """The server has the new one, which waits beside the file: moved over it, all agrees again."""
+    path = _file(tools, f"{OLD}\n", "secret")
+    given = {"file": "/srv/secret", "port": redis.port}
+    _killed_in_the_middle(Rehearsal(rotate_redis.ACTION, given, tools).apply)
+
+    with pytest.raises(ActionError, match="move it over /srv/secret and plan again") as refused:
+        Rehearsal(rotate_redis.ACTION, given, tools).plan()
+
+    [left] = [p for p in path.parent.iterdir() if p != path]
+    assert f"/srv/{left.name}" in str(refused.value)
+    left.rename(path)
+    again = Rehearsal(rotate_redis.ACTION, given, replace(tools, request_id="r-2"))
+    assert again.apply().verified.is_good
 
 
 def test_a_further_user_of_redis(tools: Tools, redis: Redis) -> None:

@@ -47,6 +47,14 @@ ACTIONS: Final = (
         ),
     ),
     ActionSpec("box.stop", "stop", Risk.REVERSIBLE, undo="start it"),
+    ActionSpec(
+        "box.clean",
+        "clean folders",
+        Risk.DESTRUCTIVE,
+        (Parameter("roots", Kind.PATHS, "where", is_required=True),),
+        evidence=("activity",),
+        evidence_params={"activity": {"roots": "$roots"}},
+    ),
     ActionSpec("box.purge", "purge what can be made again", Risk.DESTRUCTIVE),
 )
 KNOWN: Final = Known(

@@ -201,6 +201,15 @@ def test_the_schema_knows_every_key() -> None:
     assert {"required": ["parallel"]} in step["oneOf"]
 
 
+@pytest.mark.parametrize("key", ["capture", "manual", "on_failure"])
+def test_the_schema_takes_the_short_forms(key: str) -> None:
+    """`capture: initial` and `on_failure: continue` are not underlined in an editor."""
+    taken = schema.document()["$defs"]["StepShape"]["properties"][key]["anyOf"]
+
+    assert "string" in {one.get("type") for one in taken}
+    assert any("$ref" in one for one in taken)
+
+
 def test_manual_steps_say_what_to_do() -> None:
     """Instructions are for a person: no expression is left in them."""
     for name in NAMES:

@@ -102,7 +102,7 @@ def test_a_file_that_is_no_runbook_is_refused_before_it_is_read() -> None:
     [
         (b"a: \xff", "1:4: wanted UTF-8 text, found the byte 0xff"),
         (b"a: b\n\x00", "2:1: no YAML: a character that text can't hold; remove it"),
-        (b"[" * 5000, "1:1: nested deeper than 20: no runbook is"),
+        (b"[" * 200_000, "1:21: no YAML: nested deeper than 20: no runbook is"),
         (b"? [a]\n: b\n", "1:3: wanted a word as a key, found a list or a mapping"),
     ],
     ids=["no text", "no YAML", "deep", "a list as a key"],

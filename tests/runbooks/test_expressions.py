@@ -77,6 +77,47 @@ def test_a_hostile_result_counts_as_not_there(rows: object) -> None:
         expressions.evaluate("size(steps.look.result.rows)", SCOPE, lied)
 
 
+@pytest.mark.parametrize(
+    "row, text, cause",
+    [
+        ({"a": 2**70}, "size(steps.look.result.rows) > 0", "out of range"),
+        ({"a": "\ud800"}, "steps.look.result.rows[0].a == 'x'", "half a character"),
+        ({"\ud800": 1}, "size(steps.look.result.rows) > 0", "half a character"),
+    ],
+)
+def test_a_hostile_row_is_an_error_and_no_crash(row: dict[str, object], text: str, cause: str) -> None:
+    """I8: numbers without end and halves of characters stop at this expression, not at the run."""
+    lied = {**VALUES, "steps": {"look": {"outcome": "ok", "result": {"rows": [row]}}}}
+
+    with pytest.raises(ExpressionError, match=cause):
+        expressions.evaluate(text, SCOPE, lied)
+
+
+def test_an_expression_ends() -> None:
+    """Lists within lists run into the engine's budget, not into minutes; one long list does not."""
+    long = {**VALUES, "steps": {"look": {"outcome": "ok", "result": {"rows": [{"pid": 7}] * MAX_ITEMS}}}}
+
+    assert expressions.evaluate("steps.look.result.rows.all(a, a.pid == 7)", SCOPE, long)
+    with pytest.raises(ExpressionError, match="it takes too many steps"):
+        expressions.evaluate("steps.look.result.rows.all(a, steps.look.result.rows.all(b, b.pid == 7))", SCOPE, long)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=8))
+@settings(max_examples=100, deadline=None)
+def test_whatever_a_host_tells_is_a_value_or_an_error(told: object) -> None:
+    """I8: no JSON value of a result crashes the controller."""
+    lied = {**VALUES, "steps": {"look": {"outcome": told, "result": {"used_pct": told, "rows": [{"pid": told}]}}}}
+    for text in (
+        "steps.look.outcome == 'ok'",
+        "steps.look.result.used_pct > 1.0",
+        "steps.look.result.rows[0].pid == 7",
+    ):
+        try:
+            expressions.evaluate(text, SCOPE, lied)
+        except ExpressionError as error:
+            assert "has no value" in str(error)
+
+
 def test_parameters_are_filled_with_values() -> None:
     """Whole values and items of lists; what is empty leaves the action's parameter out."""
     given = {"older_than": "${params.age}", "names": ["x", "${host.name}"], "most": 5, "service": "${''}"}

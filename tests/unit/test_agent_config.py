@@ -75,6 +75,23 @@ def test_a_policy_denies_what_it_does_not_list(tmp_path: Path) -> None:
         policy.require_service("Capture")
 
 
+@pytest.mark.parametrize(
+    ("policy", "allowed"),
+    [
+        (Policy(), "read reversible disruptive"),
+        (Policy(actions=("risk:read", "disk.*")), "read reversible disruptive destructive"),
+        (Policy(actions=("*",), deny_actions=("risk:destructive",)), "read reversible disruptive"),
+        (Policy(actions=("*",), deny_actions=("disk.clean_?ogs",)), ""),
+        (Policy(actions=()), ""),
+    ],
+)
+def test_actions_are_allowed_by_name_or_risk(policy: Policy, allowed: str) -> None:
+    """What destroys only where the file says so; a denial wins."""
+    risks = ("read", "reversible", "disruptive", "destructive")
+
+    assert " ".join(risk for risk in risks if policy.allows_action("disk.clean_logs", risk)) == allowed
+
+
 @pytest.mark.parametrize("path", ["/root", "/etcetera", "/etc/../root/x", "//root", "/srv/app/../other"])
 def test_a_path_outside_the_allowed_folders_is_denied(path: str) -> None:
     """Also when it is written so that it looks allowed."""
@@ -90,6 +107,8 @@ def test_a_path_outside_the_allowed_folders_is_denied(path: str) -> None:
         ('collectors = "*"', "collectors: wanted a list of texts, found '*'"),
         ('services = ["Host", "Root"]', "services: unknown service 'Root'"),
         ('services = ["Capture"]', "services: Host can't be left out"),
+        ('writable = ["srv"]', "writable: wanted absolute paths without '..' or a final '/', found 'srv'"),
+        ('actions = ["risk:harmless"]', "actions: unknown risk 'risk:harmless'"),
         ('paths = ["/etc/"]', "paths: wanted absolute paths without '..' or a final '/', found '/etc/'"),
     ],
 )

@@ -101,7 +101,9 @@ def in_words(verdict: policy.Verdict) -> str:
 def test_what_the_rules_say(case: dict[str, Any]) -> None:
     """The table in tests/cases/policy/decide.toml."""
     hosts = [host(text) for text in case.get("hosts", ["web1", "web2"])]
-    wanted = proposal(hosts, case.get("action", "isolate"), scope="host")
+    wanted = replace(
+        proposal(hosts, case.get("action", "isolate")), parameters=case.get("parameters", {"scope": "host"})
+    )
     asked = request(another(wanted, case.get("asked_for", "")), [vote(v) for v in case.get("votes", [])])
     moment = ASKED + timedelta(seconds=case.get("asked_ago", 60))
     earlier = {text: moment - timedelta(seconds=ago) for text, ago in case.get("alone", {}).items()}
@@ -134,7 +136,7 @@ def test_every_key_of_a_rule() -> None:
     """What is written is what is read."""
     text = """
     [[rules]]
-    actions = ["isolate", "release"]
+    actions = ["isolate", "remediate"]
     target = "env=prod"
     above = 5
     within = "30m"
@@ -142,10 +144,23 @@ def test_every_key_of_a_rule() -> None:
     operators = ["carol", "bob"]
     expires = "2h"
     break_glass = true
+    risks = ["destructive"]
+    named = ["disk.*"]
     """
 
     assert policy.parse(text, file="policy.toml") == (
-        Rule(("isolate", "release"), "env=prod", 5, HALF_AN_HOUR, 2, ("bob", "carol"), timedelta(hours=2), True),
+        Rule(
+            ("isolate", "remediate"),
+            "env=prod",
+            5,
+            HALF_AN_HOUR,
+            2,
+            ("bob", "carol"),
+            timedelta(hours=2),
+            True,
+            ("destructive",),
+            ("disk.*",),
+        ),
     )
 
 

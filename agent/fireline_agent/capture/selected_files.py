@@ -84,7 +84,11 @@ def _wished(context: Context) -> _Wish:
 
 def _texts(params: Any, name: str, default: list[str]) -> list[str]:
     value = params.get(name, default)
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) and item for item in value):
+    if (
+        not isinstance(value, list | tuple)
+        or (name == "patterns" and not value)
+        or not all(isinstance(item, str) and item for item in value)
+    ):
         raise ValueError(f"collector parameter {name!r}: wanted a list of texts, found {value!r}")
     return list(value)
 

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from fireline_agent.hands import procfs
+
 # v2 controller -> what is not enforced without it.
 _V2: Final = {"cpu": "CPU", "memory": "memory", "pids": "the number of processes", "io": "I/O weight"}
 _V1: Final = {
@@ -327,3 +329,14 @@ def _words(path: Path) -> list[str]:
 
 def _keyed(path: Path) -> dict[str, int]:
     return {line.split()[0]: int(line.split()[1]) for line in path.read_text().splitlines()}
+
+
+def leave_version_1(mounts: Path = Path("/proc/self/mountinfo")) -> None:
+    """Move this process to the root of every hierarchy of version 1 that limits, so that it does not end with a group.
+
+    Leaves to others: version 2 and the service manager's own hierarchy (freezer.outside_service).
+    """
+    for mount in procfs.mounts(procfs.read(mounts) or b""):
+        if mount.kind == b"cgroup" and b"name=" not in mount.super_options:
+            with suppress(OSError):
+                (Path(os.fsdecode(mount.point)) / "cgroup.procs").write_text(str(os.getpid()))

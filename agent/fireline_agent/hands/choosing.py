@@ -6,6 +6,7 @@ Source of what a clean-up of temporary files leaves alone: tmpfiles.d(5) and sys
 """
 
 import fnmatch
+import heapq
 import os
 import re
 import stat
@@ -20,6 +21,7 @@ from fireline_agent.hands.chosen import DIGEST_BYTES, DIGESTS, PARTS, SHOWN, Bat
 from fireline_agent.hands.holders import Holder, Identity
 from fireline_agent.hands.tree import Folder
 
+_Candidate = tuple[int, str, str, Identity, int, bool]  # a Picked, its size first
 _LOT_FILES: Final = 5_000  # a folder with more chosen files than this is told in parts
 _NOWHERE: Final = Folder("", "", -1, 0, os.stat_result((0,) * 10))
 _SERVICES: Final = ("systemd-private-", "snap-private-tmp", "snap.")
@@ -34,11 +36,6 @@ def identity(found: os.stat_result) -> Identity:
 
 def _part(name: str) -> int:
     return zlib.crc32(os.fsencode(name)) % PARTS
-
-
-def by_size(picked: list[Picked]) -> list[Picked]:
-    """The largest 200, the largest first."""
-    return sorted(picked, key=lambda one: (-one.size_bytes, one.folder, one.name))[:SHOWN]
 
 
 @dataclass
@@ -91,13 +88,22 @@ class Chooser:
         self._levels: list[Level] = [Level(_NOWHERE, 0, 0) for _ in range(above)]
         self._shares = shares
         self._floor = 0
+        self._candidates: list[_Candidate] = []
         self._picked = picked
         self.selected = Selected()
 
+    def ended(self) -> Selected:
+        """What the walk chose and left."""
+        self.selected.largest = [
+            Picked(folder, name, which, mtime_ns, size, is_held)
+            for size, folder, name, which, mtime_ns, is_held in heapq.nlargest(SHOWN, self._candidates)
+        ]
+        return self.selected
+
     def share(self) -> Share:
-        """What the walk came to, for who walks above it; only with `above`."""
+        """The same, for who walks above it; only with `above`."""
         level = self._levels[-1]
-        return Share(self.selected, _sum(level.lots.values()), level.held_by)
+        return Share(self.ended(), _sum(level.lots.values()), level.held_by)
 
     def enter(self, folder: Folder) -> bool:
         """See Visitor."""
@@ -120,7 +126,7 @@ class Chooser:
     def files(self, folder: Folder, entries: Sequence["os.DirEntry[str]"]) -> None:
         """See Visitor."""
         level, is_newest, before_ns = self._levels[-1], self._rules.is_newest_time, self._rules.before_ns
-        is_temporary = self._rules.is_temporary
+        is_temporary, matches = self._rules.is_temporary, self._matches
         if len(self._levels) == 1 and self._batch.is_part:
             entries = [entry for entry in entries if self._is_in_batch(entry.name)]
         for entry in entries:
@@ -133,7 +139,7 @@ class Chooser:
             time_ns = found.st_mtime_ns
             if is_newest:
                 time_ns = max(time_ns, found.st_atime_ns, found.st_ctime_ns)
-            if time_ns <= before_ns and self._matches(entry.name):
+            if time_ns <= before_ns and matches(entry.name):
                 self._consider(level, entry.name, found, time_ns)
 
     def leave(self, folder: Folder) -> None:
@@ -176,7 +182,7 @@ class Chooser:
             return False
         del self.selected.batches[level.batches_before :]
         inside = f"{level.folder.path}/"
-        self.selected.largest = [one for one in self.selected.largest if not f"{one.folder}/".startswith(inside)]
+        self._candidates = [one for one in self._candidates if not f"{one[1]}/".startswith(inside)]
         self._forget_picked(level)
         self._spare(level.folder.path, f"in use by {level.held_by}")
         return True
@@ -184,7 +190,8 @@ class Chooser:
     def _take_share(self, share: Share, folder: Folder, parent: Level) -> None:
         mine, theirs = self.selected, share.selected
         mine.batches += theirs.batches
-        mine.largest += theirs.largest
+        for one in theirs.largest:
+            self._remember((one.size_bytes, one.folder, one.name, one.identity, one.mtime_ns, one.is_held))
         for path, why in theirs.spared.items():
             self._spare(path, why)
         mine.spared_count += theirs.spared_count - len(theirs.spared)
@@ -228,24 +235,22 @@ class Chooser:
         if time_ns > lot.newest_ns:
             lot.newest_ns = time_ns
         lot.digest = (lot.digest + _hashed(found, name, is_held=holder is not None)) % DIGESTS
-        if self._picked is not None or size >= self._floor:
+        if self._picked is not None:
             one = Picked(level.folder.path, name, identity(found), found.st_mtime_ns, size, holder is not None)
-            self._remember(one)
+            self._picked.append(one)
+        elif size > self._floor:
+            self._remember((size, level.folder.path, name, identity(found), found.st_mtime_ns, holder is not None))
 
     def _note_link(self, path: str) -> None:
         self.selected.linked_count += 1
         if len(self.selected.linked) < SHOWN:
             self.selected.linked.append(path)
 
-    def _remember(self, one: Picked) -> None:
-        if self._picked is not None:
-            self._picked.append(one)
-            return
-        largest = self.selected.largest
-        largest.append(one)
-        if len(largest) >= 8 * SHOWN:
-            self.selected.largest = by_size(largest)
-            self._floor = self.selected.largest[-1].size_bytes + 1
+    def _remember(self, one: _Candidate) -> None:
+        self._candidates.append(one)
+        if len(self._candidates) >= 8 * SHOWN:
+            self._candidates = heapq.nlargest(SHOWN, self._candidates)
+            self._floor = self._candidates[-1][0]
 
     def _emit(self, level: Level, first: int, last: int) -> None:
         """The folder's parts as batches, neighbours together as long as they stay small."""

@@ -42,7 +42,13 @@ class Source:
             OSError: it is not there, is a link, or may not be read.
             ValueError: it is neither a block device nor a regular file.
         """
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except PermissionError:
+            raise PermissionError(
+                f"{path} may not be opened: where the agent is confined by its unit, allow it there with "
+                f"`DeviceAllow={path} r` (systemctl edit fireline-agent)"
+            ) from None
         try:
             found = os.fstat(descriptor)
             is_device = stat.S_ISBLK(found.st_mode)

@@ -29,10 +29,12 @@ from fireline_agent.hands import docker
 from fireline_agent.hands.printable import printable
 from fireline_agent.hands.roots import Roots
 
-BLOCK_BYTES: Final = 4 << 20
+BLOCK_BYTES: Final = 1 << 20
 MAX_FILES: Final = 2000
 _SPARE_BYTES: Final = 1 << 20  # for the rest of a line and lines before it; a longer line comes in pieces
 _MAX_BEFORE_BYTES: Final = 1 << 18
+_HOLLOW_BYTES: Final = 1 << 28
+_HOLLOW: Final = 100  # parts of which at most one is there; no file system compresses logs so well
 _ENGINE_LINES: Final = 100_000  # the newest, where the engine must be asked
 _ROTATED: Final = re.compile(r"[.-]\d[\d-]*(?:\.(?:gz|bz2|xz))?\Z")
 _COMPRESSED: Final = (".gz", ".bz2", ".xz")
@@ -54,21 +56,30 @@ class Source:
     size_bytes: int = 0
 
 
-def files(patterns: Sequence[str], *, is_rotated: bool, since: float = 0.0) -> list[Source]:
+def files(
+    patterns: Sequence[str],
+    *,
+    is_rotated: bool,
+    since: float = 0.0,
+    allows: Callable[[str], bool] = lambda _path: True,
+) -> list[Source]:
     """The regular files that fit: patterns of glob(7), and all files below a folder; the oldest part of a log first.
 
     Args:
         patterns: absolute paths.
         is_rotated: also parts that were rotated away.
         since: only files that were written after this time (seconds since 1970).
+        allows: whether a file may be read; others are passed by.
     """
     found: dict[tuple[int, int], tuple[str, float, Source]] = {}
     for path in sorted({path for pattern in patterns for path in _paths(pattern, is_rotated=is_rotated)}):
+        if not allows(path):
+            continue
         try:
             seen = Path(path).stat()
         except OSError:
             continue
-        if stat.S_ISREG(seen.st_mode) and seen.st_mtime >= since and len(found) < MAX_FILES:
+        if _is_log(seen) and seen.st_mtime >= since and len(found) < MAX_FILES:
             source = Source(printable(_base(path)), printable(path), partial(_opened, path), seen.st_size)
             found.setdefault((seen.st_dev, seen.st_ino), (source.name, seen.st_mtime, source))
     return [source for _, _, source in sorted(found.values(), key=lambda one: one[:2])]
@@ -121,6 +132,12 @@ def _before(buffer: bytearray, cut: int, lines: int) -> int:
     return front if cut - front <= _MAX_BEFORE_BYTES else cut
 
 
+def _is_log(seen: os.stat_result) -> bool:
+    """A regular file that is more than holes: lastlog(5) may seem to have terabytes, and would take all the time."""
+    is_hollow = seen.st_size > _HOLLOW_BYTES and seen.st_blocks * 512 < seen.st_size // _HOLLOW
+    return stat.S_ISREG(seen.st_mode) and not is_hollow
+
+
 def _paths(pattern: str, *, is_rotated: bool) -> Iterator[str]:
     for found in Path("/").glob(pattern.lstrip("/")):
         if found.is_dir():
@@ -157,6 +174,8 @@ def _unpacked(file: io.FileIO) -> IO[bytes]:
         return bz2.BZ2File(file)
     if head.startswith(b"\xfd7zXZ\x00"):
         return lzma.LZMAFile(file)
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        raise ValueError("is compressed with zstd, which this agent can't read: search it with zstdgrep(1)")
     return file
 
 

@@ -14,9 +14,9 @@ from types import FrameType
 from typing import Final
 
 MAX_PATTERN: Final = 1000  # characters
-_SAMPLE_BYTES: Final = 1 << 16  # of a block, to see which letters are rare in it
+_SAMPLE_BYTES: Final = 1 << 13  # of a block, to see which letters are rare in it
 _RARE: Final = 300  # bytes for one of the letter, at least: each costs as much as so many bytes of a plain search
-BLOCK_TIMEOUT_S: Final = 5.0  # a block of 4 MiB takes a sound expression some hundredths
+BLOCK_TIMEOUT_S: Final = 5.0  # a block of 1 MiB takes a sound expression some hundredths
 
 # What may match a line break, or the end of all rather than of a line: such an expression sees one line at a time.
 _CROSSING: Final = re.compile(r"\\[sWDAZnrvfx0-9uUN]|\[\^|\(\?[a-zA-Z]*[sx-]|\(\?<?[=!]")

@@ -6,6 +6,7 @@ is written.
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -77,6 +78,18 @@ def staged(path: str, content: bytes, like: Held | None = None, *, mode: int = 0
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(fresh, dir_fd=folder)
+
+
+def leftovers(path: str) -> list[str]:
+    """Files that a rewriting of this one left beside it when it was killed in the middle.
+
+    Raises:
+        OSError: the path holds a link, or a part of it is not there.
+    """
+    with places.folder_of(path) as (folder, name):
+        marks = re.compile(rf"{re.escape(STAGED)}[0-9a-f]{{8}}-{re.escape(name)}\Z")
+        found = sorted(entry for entry in os.listdir(folder) if marks.match(entry))  # noqa: PTH208 -- a descriptor
+    return [f"{path.rpartition('/')[0]}/{entry}" for entry in found]
 
 
 @dataclass

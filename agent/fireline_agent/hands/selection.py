@@ -7,11 +7,10 @@ The batches of two looks at an unchanged tree are equal. Leaves to others: what 
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, Final
 
 from fireline_agent.hands import children, shares, tree
-from fireline_agent.hands.choosing import Chooser, Share, by_size, identity
+from fireline_agent.hands.choosing import Chooser, Share, identity
 from fireline_agent.hands.chosen import NO_AGE, PARTS, Batch, Look, Lot, Picked, Rules, Selected
 from fireline_agent.hands.holders import Holder
 from fireline_agent.hands.tree import Folder
@@ -45,8 +44,7 @@ def select(root: Folder, rules: Rules, look: Look) -> Selected:
         found[path] = _from_document(json.loads(answer))
     chooser = Chooser(rules, look, _whole(root), None, shares=found)
     tree.walk(root, chooser, look.mounts)
-    selected = chooser.selected
-    selected.largest = by_size(selected.largest)
+    selected = chooser.ended()
     selected.batches.sort(key=lambda batch: (batch.path, batch.first), reverse=True)
     return selected
 
@@ -68,8 +66,7 @@ def _share(root: Folder, folder: Folder, rules: Rules, look: Look) -> bytes:
     chooser = Chooser(rules, look, _whole(root), None, above=depth)
     tree.walk(folder, chooser, look.mounts)
     share = chooser.share()
-    share.selected.largest = by_size(share.selected.largest)
-    return json.dumps(asdict(share)).encode()
+    return json.dumps(share, default=vars).encode()
 
 
 def _from_document(document: Mapping[str, Any]) -> Share:

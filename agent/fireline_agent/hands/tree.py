@@ -184,11 +184,9 @@ def _go_in(stack: list[_Frame], folder: Folder, visitor: Visitor) -> None:
 
 
 def _go_out(stack: list[_Frame], visitor: Visitor) -> None:
-    frame = stack.pop()
     try:
-        visitor.leave(frame.folder)
+        visitor.leave(stack[-1].folder)
     finally:
-        stack.append(frame)
         _close(stack.pop())
 
 

@@ -104,12 +104,14 @@ class Tools:
         request_id: of the application; names what is put aside for an undo.
         tell: progress for whoever watches, one short sentence.
         allows_path: whether the host's policy lets actions write below a path.
+        allows_reading: whether it lets actions read a file because an order names it.
     """
 
     roots: Roots = field(default_factory=Roots)
     request_id: str = "rehearsal"
     tell: Callable[[str], None] = lambda _text: None
     allows_path: Callable[[str], bool] = lambda _path: True
+    allows_reading: Callable[[str], bool] = lambda _path: True
 
 
 Params = Mapping[str, Any]

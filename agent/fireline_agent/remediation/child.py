@@ -12,7 +12,7 @@ import select
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -235,13 +235,16 @@ def _tools(order: Order, means: Means, progress: _Progress, *, request_id: str =
         roots=Roots(docker_socket=Path(means.docker_socket), state=Path(means.state)),
         request_id=request_id or order.request_id,
         tell=progress.tell,
-        allows_path=lambda path: _allows(means, path) and _allows(means, os.path.realpath(path)),
+        allows_path=lambda path: _allows(means, means.writable, path),
+        allows_reading=lambda path: _allows(means, means.readable, path),
     )
 
 
-def _allows(means: Means, path: str) -> bool:
-    is_writable = any(is_below(path, folder) for folder in means.writable)
-    return is_writable and not any(is_below(path, folder) for folder in means.forbidden)
+def _allows(means: Means, allowed: Sequence[str], path: str) -> bool:
+    """Both the path as it is spelt and the place that it leads to."""
+    spellings = (path, os.path.realpath(path))
+    is_inside = all(any(is_below(spelt, folder) for folder in allowed) for spelt in spellings)
+    return is_inside and not any(is_below(spelt, folder) for spelt in spellings for folder in means.forbidden)
 
 
 def _refused(reason: str, message: str) -> Mapping[str, Any]:

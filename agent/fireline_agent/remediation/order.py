@@ -68,8 +68,9 @@ class Means:
 
     Attributes:
         records: the folder of all records.
+        readable: folders below which files that an order names may be read, by the host's policy.
         writable: folders below which files may be changed, by the host's policy.
-        forbidden: folders of the agent itself, which are never changed.
+        forbidden: folders of the agent itself, which are never changed, nor read for an order: its keys are there.
     """
 
     state: str
@@ -79,6 +80,7 @@ class Means:
     memory_bytes: int
     cpu_percent: int
     pids: int
+    readable: tuple[str, ...] = ("/",)
     writable: tuple[str, ...] = ("/",)
     forbidden: tuple[str, ...] = ()
     hierarchy: Hierarchy = field(default_factory=lambda: Hierarchy("none"))
@@ -91,7 +93,7 @@ class Means:
     def from_json(cls, raw: bytes) -> Self:
         """Back from `to_json`."""
         document = json.loads(raw)
-        lists = {name: tuple(document[name]) for name in ("writable", "forbidden")}
+        lists = {name: tuple(document[name]) for name in ("readable", "writable", "forbidden")}
         return cls(**{**document, **lists, "hierarchy": Hierarchy.from_json(document["hierarchy"])})
 
 

@@ -261,6 +261,7 @@ def _add_remediation(parts: Parts, server: grpc.aio.Server, tasks: asyncio.TaskG
         memory_bytes=config.action_memory_bytes,
         cpu_percent=config.collector_cpu_percent,
         pids=config.collector_pids,
+        readable=parts.policy.paths,
         writable=parts.policy.writable,
         forbidden=(str(config.state), str(config.policy)),
         hierarchy=parts.hierarchy,

@@ -38,9 +38,19 @@ def result_table(seen: operations.Followed) -> None:
     cut = sorted(host for host, result in results.items() if result.get("truncated"))
     if cut:
         output.warn(f"cut short on {output.fold(cut)}: narrow the question to see all of it")
-    for warning, hosts in _warnings(seen.hosts):
-        output.warn(f"{output.fold(hosts)}: {warning}")
-    missing = [h for h in seen.hosts if not h.HasField("action")]
+    print_warnings(seen.hosts)
+    print_unanswered(seen.hosts)
+
+
+def print_warnings(hosts: Sequence["control_pb2.HostOutcome"]) -> None:
+    """What hosts warn of, the same of several once."""
+    for warning, names in _warnings(hosts):
+        output.warn(f"{output.fold(names)}: {warning}")
+
+
+def print_unanswered(hosts: Sequence["control_pb2.HostOutcome"]) -> None:
+    """Hosts that did not answer, as in every other table."""
+    missing = [h for h in hosts if not h.HasField("action")]
     if missing:
         rows = output.outcome_rows(missing)
         output.table(("HOSTS", "OUTCOME", "TIME", "DETAIL"), [(r[0], r[1], r[2], r[4]) for r in rows])

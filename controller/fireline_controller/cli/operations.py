@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -140,12 +140,18 @@ def _take(seen: Followed, event: "control_pb2.OperationEvent") -> None:
         seen.finished = event.finished
 
 
-def report(seen: Followed, interrupted: bool, wish: Wish, table: Callable[[Followed], None]) -> int:
-    """Print the end of an operation and return its exit status."""
+def report(
+    seen: Followed,
+    interrupted: bool,
+    wish: Wish,
+    table: Callable[[Followed], None],
+    more: Callable[[Followed], Mapping[str, object]] = lambda _seen: {},
+) -> int:
+    """Print the end of an operation and return its exit status; `more` goes into its JSON document."""
     if seen.started is None or seen.finished is None:
         session.fail("the controller ended without a result", session.CONTROLLER_FAILED)
     if wish.json:
-        output.print_json(output.operation_document(seen.started, seen.hosts, seen.finished))
+        output.print_json({**output.operation_document(seen.started, seen.hosts, seen.finished), **more(seen)})
     elif not wish.json_lines and seen.started.operation_id:
         table(seen)
         _say_end(seen.started, seen.finished)

@@ -49,7 +49,6 @@ class _Order:
     permit: Permit
     parameters: Mapping[str, Any]
     request_id: str = ""
-    leave: Callable[[], Awaitable[None]] | None = None
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     feed: Feed = field(default_factory=Feed)
 
@@ -121,7 +120,6 @@ class Operations:
         commands_only: bool,
         parameters: Mapping[str, Any] | None = None,
         ask: Callable[[Target], Awaitable[Permit]] | None = None,
-        leave: Callable[[], Awaitable[None]] | None = None,
     ) -> AsyncIterator[News]:
         """Run an operation and tell how it goes; the first news is `Started`, the last one `Finished`.
 
@@ -133,7 +131,6 @@ class Operations:
             commands_only: the work is one short call, so every host is called at once and the short deadline holds.
             parameters: what changes what happens on a host, for the journal.
             ask: what asks for leave to do it on these very hosts; see `Approvals.require`.
-            leave: called when it has ended, whoever watches, once `ask` has returned.
 
         Raises:
             PolicyError: a wide target not confirmed, or changed since; a retry beside another one; or no leave.
@@ -146,9 +143,7 @@ class Operations:
         budget = fanout.Budget.parse(wish.max_fail, len(hosts))
         permit = await ask(target) if ask else Permit()
         operation = self._operation(kind, wish, target, profile.name if profile else "")
-        order = _Order(
-            operation, profile, hosts, limits, budget, started_s, permit, parameters or {}, wish.request_id, leave
-        )
+        order = _Order(operation, profile, hosts, limits, budget, started_s, permit, parameters or {}, wish.request_id)
         # From here on it is a task of its own: it goes on, to its record's end, when whoever asked hangs up.
         self._running[operation.id] = order.cancel
         task = asyncio.create_task(self._owned(order, work))
@@ -238,8 +233,6 @@ class Operations:
             del self._running[operation_id]
             if held >= 0:
                 self._owners.release(operation_id, held, is_settled=is_settled)
-            if order.leave is not None:
-                await order.leave()
 
     async def _intend(self, order: _Order) -> Running:
         operation = order.operation

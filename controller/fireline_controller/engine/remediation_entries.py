@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from fireline_controller.engine.values import Wish
 from fireline_controller.model import ActionReport, Entry, Operation
 
 
@@ -41,13 +42,11 @@ def ended(host: str, operation: Operation, report: ActionReport, at: datetime, *
     return _entry(kind, host, operation, at, f"{report.action} on {host}: {status}: {detail}", data)
 
 
-def without_evidence(
-    operator: str, incident_id: str, action: str, hosts: Sequence[str], why: str, at: datetime
-) -> Entry:
+def without_evidence(wish: Wish, action: str, hosts: Sequence[str], why: str, at: datetime) -> Entry:
     """What no sealed evidence keeps may be destroyed, on the operator's word (I3)."""
-    summary = f"{operator} lets {action} destroy what no sealed evidence keeps: {why}"
+    summary = f"{wish.operator} lets {action} destroy what no sealed evidence keeps: {why}"
     data = {"action": action, "hosts": list(hosts), "reason": why}
-    return Entry("action.without_evidence", operator, at, summary, incident_id=incident_id, data=data)
+    return Entry("action.without_evidence", wish.operator, at, summary, incident_id=wish.incident_id, data=data)
 
 
 def _entry(kind: str, host: str, operation: Operation, at: datetime, summary: str, data: dict[str, object]) -> Entry:

@@ -1,10 +1,9 @@
 """Actions as operators and runs ask for them: plan on every host, apply that very plan, take it back."""
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from secrets import token_hex
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from fireline_controller import targets
@@ -12,7 +11,7 @@ from fireline_controller.engine import remediating, safeguard, settling
 from fireline_controller.engine import remediation_entries as entries
 from fireline_controller.engine.approvals import Approvals
 from fireline_controller.engine.collect import Rooms
-from fireline_controller.engine.locks import Holder, Locks
+from fireline_controller.engine.locks import Holder, Locks, in_words
 from fireline_controller.engine.operations import Operations, Running
 from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.remediating import HostAction, Subject
@@ -21,6 +20,7 @@ from fireline_controller.hosts import Fleet
 from fireline_controller.model import (
     ActionReport,
     EmptyTarget,
+    Entry,
     Host,
     HostOutcome,
     NotFound,
@@ -185,7 +185,6 @@ class Remediations:
         await self._require_known(wish, "remediate")
         whole = wish if wish.target.retry_of else await self._addressed(wish, plan.reports)
         chain = await self._rooms.store.read(lambda tx: _chain(tx, wish))
-        held = owner or f"command {token_hex(4)}"
 
         async def ask(target: Target) -> Permit:
             _require_planned(plan, target)
@@ -193,14 +192,10 @@ class Remediations:
             waived = await self._require_evidence(plan, target, without_evidence)
             parameters = plan.parameters(target.hosts)
             permit = await self._approvals.require("remediate", target, parameters, wish, summary=summary)
+            note = None
             if waived:
-                now = self._rooms.now()
-                entry = entries.without_evidence(
-                    wish.operator, wish.incident_id, plan.spec.name, waived, without_evidence, now
-                )
-                await self._rooms.store.run(lambda tx: tx.append(entry))
-            await self._lock(target, held, wish, summary)
-            return permit
+                note = entries.without_evidence(wish, plan.spec.name, waived, without_evidence, self._rooms.now())
+            return self._locking(permit, target, wish, owner=owner, what=summary, waived=note)
 
         async def work(running: Running, host: Host) -> HostOutcome:
             request_id = _request_id(host.name, running, chain)
@@ -212,10 +207,7 @@ class Remediations:
             "without_evidence": without_evidence,
             "request": wish.request_id,
         }
-        leave = self._leave(held, owner)
-        run = self._operations.run(
-            "remediate", whole, work, commands_only=False, parameters=parameters, ask=ask, leave=leave
-        )
+        run = self._operations.run("remediate", whole, work, commands_only=False, parameters=parameters, ask=ask)
         async for news in run:
             yield news
 
@@ -236,15 +228,13 @@ class Remediations:
             raise EmptyTarget(f"nothing that {operation_id} did can be taken back")
         whole = wish if wish.target.retry_of else await self._addressed(wish, reports)
         chain = await self._rooms.store.read(lambda tx: _chain(tx, wish))
-        held = owner or f"command {token_hex(4)}"
         first = next(iter(reports.values()))
         parameters = {"undo": operation_id, "action": first.action, "risk": first.risk}
 
         async def ask(target: Target) -> Permit:
             summary = f"take back {first.action} of {operation_id} on {target.folded}"
             permit = await self._approvals.require("remediate", target, parameters, wish, summary=summary)
-            await self._lock(target, held, wish, summary)
-            return permit
+            return self._locking(permit, target, wish, owner=owner, what=summary)
 
         async def work(running: Running, host: Host) -> HostOutcome:
             request_id = _request_id(host.name, running, chain)
@@ -257,7 +247,6 @@ class Remediations:
             commands_only=False,
             parameters={**parameters, "request": wish.request_id},
             ask=ask,
-            leave=self._leave(held, owner),
         )
         async for news in run:
             yield news
@@ -313,16 +302,48 @@ class Remediations:
         )
         raise PolicyError(message, reason="no_evidence")
 
-    async def _lock(self, target: Target, owner: str, wish: Wish, what: str) -> None:
+    def _locking(
+        self, permit: Permit, target: Target, wish: Wish, *, owner: str, what: str, waived: Entry | None = None
+    ) -> Permit:
         lasts = timedelta(seconds=wish.overall_deadline_s or self._rooms.settings.fanout.overall_deadline_s)
-        await self._locks.take(Holder(owner, wish.operator, what), target.hosts, lasts=lasts + _LOCK_SPARE)
+        return _Locking(
+            permit.approval,
+            permit.warning,
+            permit.broken,
+            permit.check,
+            locks=self._locks,
+            holder=Holder(owner, wish.operator, what),
+            hosts=target.hosts,
+            lasts=lasts + _LOCK_SPARE,
+            waived=waived,
+        )
 
-    def _leave(self, held: str, owner: str) -> Callable[[], Awaitable[None]]:
-        async def leave() -> None:
-            if not owner:
-                await self._locks.release(held)
 
-        return leave
+@dataclass(frozen=True, kw_only=True)
+class _Locking(Permit):
+    """Leave that also locks the hosts, in the very transaction that puts the operation on record, until its end is.
+
+    The holder without an owner is the operation itself. `waived` says on record that evidence is done without.
+    """
+
+    locks: Locks
+    holder: Holder
+    hosts: tuple[str, ...]
+    lasts: timedelta
+    waived: Entry | None
+
+    def spend(self, tx: Transaction, *, used_by: str, at: datetime) -> None:
+        """See Permit.
+
+        Raises:
+            PolicyError: host_locked, too.
+        """
+        holder = replace(self.holder, owner=self.holder.owner or used_by)
+        if in_the_way := self.locks.taken(tx, holder, self.hosts, self.lasts):
+            raise PolicyError(f"{in_words(in_the_way)}; nothing was done: try again after that", reason="host_locked")
+        super().spend(tx, used_by=used_by, at=at)
+        if self.waived is not None:
+            tx.append(replace(self.waived, at=at, operation_id=used_by))
 
 
 def _named(hosts: Iterable[str]) -> TargetSpec:

@@ -23,6 +23,7 @@ def finish(tx: Transaction, operation: Operation, outcomes: Sequence[HostOutcome
     ordered = sorted(outcomes, key=lambda o: o.host)
     tx.finish_operation(operation.id, ordered, how.at)
     tx.append(*entries.end(operation, ordered, how))
+    tx.release_locks(operation.id)  # those that it took for itself: a run's are the run's
     tx.checkpoint()
 
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fireline_controller.engine.fleet import Hosts
 from fireline_controller.engine.incidents import Incidents, IncidentView
 from fireline_controller.model import ConfigError, Host, Incident, Outcome
 from fireline_controller.runbooks import loading
 from fireline_controller.runbooks.model import Runbook
 from fireline_controller.runbooks.suggesting import Signals, Suggestion, affected, suggest
+from fireline_controller.store import Store
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Suggested:
 class Suggestions:
     """Suggests the built-in runbooks and those in the state folder."""
 
-    def __init__(self, folder: Path, incidents: Incidents, hosts: Hosts) -> None:
+    def __init__(self, folder: Path, store: Store, incidents: Incidents) -> None:
         self._folder = folder
         self._incidents = incidents
-        self._hosts = hosts
+        self._store = store
 
     async def of(self, incident_id: str) -> Suggested:
         """What fits an incident.
@@ -39,7 +39,7 @@ class Suggestions:
             ConfigError: a profile of the state folder is wrong.
         """
         view = await self._incidents.view(incident_id)
-        signals = _signals(view, await self._hosts.all())
+        signals = _signals(view, await self._store.hosts())
         runbooks, problems = await asyncio.to_thread(_runbooks, self._folder)
         return Suggested(view.incident, affected(signals), suggest(runbooks, signals), problems)
 
@@ -53,6 +53,7 @@ def _signals(view: IncidentView, fleet: Sequence[Host]) -> Signals:
         findings=[finding for outcome in outcomes for finding in outcome.findings],
         hosts=[host for host in fleet if host.name in names],
         unreachable=sorted({o.host for o in outcomes if o.outcome is Outcome.UNREACHABLE}),
+        refusals={o.host: o.detail for o in outcomes if o.outcome is Outcome.FAILED},
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from fnmatch import fnmatchcase
 
 from fireline_controller import targets
 from fireline_controller.policy.values import (
@@ -24,12 +25,21 @@ def binding(rules: Iterable[Rule], proposal: Proposal, around: Circumstances) ->
 
 
 def _binds(rule: Rule, proposal: Proposal, around: Circumstances) -> bool:
-    if proposal.action not in rule.actions:
+    if proposal.action not in rule.actions or not _is_such(rule, proposal):
         return False
     if not proposal.target.hosts:
         return True
     counted = _counted(rule, proposal, around)
     return not counted.isdisjoint(proposal.target.hosts) and len(counted) > rule.above
+
+
+def _is_such(rule: Rule, proposal: Proposal) -> bool:
+    """Whether an action on hosts is of the kind that a rule is for."""
+    if proposal.action != "remediate":
+        return True
+    risk, name = str(proposal.parameters.get("risk", "")), str(proposal.parameters.get("action", ""))
+    is_named = not rule.named or any(fnmatchcase(name, pattern) for pattern in rule.named)
+    return is_named and (not rule.risks or risk in rule.risks)
 
 
 def _counted(rule: Rule, proposal: Proposal, around: Circumstances) -> frozenset[str]:

@@ -18,6 +18,8 @@ from fireline_wire.identity import is_name
 # persons, and who could change labels alone would choose which rules bind.
 ACTIONS: Final = ("isolate", "release", "remediate", "failover", "operator", "fleet")
 
+RISKS: Final = ("read", "reversible", "disruptive", "destructive")
+
 _DURATION: Final = re.compile(r"(\d{1,6})([smh])\Z")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours"}
 
@@ -29,6 +31,8 @@ class _Rule(BaseModel):
     target: str = "all"
     above: int = Field(0, ge=0)
     within: str = "1h"
+    risks: list[str] = Field(default_factory=list)
+    named: list[str] = Field(default_factory=list)
     approvals: int = Field(1, ge=1)
     operators: list[str] = Field(default_factory=list)
     expires: str = "15m"
@@ -41,6 +45,14 @@ class _Rule(BaseModel):
             if action not in ACTIONS:
                 raise ValueError(f"there is no action {action!r}{_nearest(action, ACTIONS)}")
         return actions
+
+    @field_validator("risks")
+    @classmethod
+    def _graded(cls, risks: list[str]) -> list[str]:
+        for risk in risks:
+            if risk not in RISKS:
+                raise ValueError(f"there is no risk {risk!r}{_nearest(risk, RISKS)}")
+        return risks
 
     @field_validator("target")
     @classmethod
@@ -76,6 +88,8 @@ class _Rule(BaseModel):
     @model_validator(mode="after")
     def _can_be_met(self) -> "_Rule":
         named = len(set(self.operators))
+        if (self.risks or self.named) and "remediate" not in self.actions:
+            raise ValueError("risks and named are for the action remediate, which is not among its actions")
         if self.operators and named < self.approvals:
             raise ValueError(f"approvals: {self.approvals} of {named} operators can't be had")
         return self
@@ -107,6 +121,8 @@ def parse(text: str, *, file: str) -> tuple[Rule, ...]:
             target=rule.target,
             above=rule.above,
             within=_duration(rule.within) or timedelta(),
+            risks=tuple(rule.risks),
+            named=tuple(rule.named),
             approvals=rule.approvals,
             operators=tuple(sorted(set(rule.operators))),
             expires=_duration(rule.expires) or timedelta(),

@@ -32,6 +32,10 @@ class Rule:
     expires: timedelta = timedelta(minutes=15)
     # Whether the command may pass without approval, with a reason and loudly.
     break_glass: bool = False
+    # Of the action `remediate`: only those of these risks; empty: all.
+    risks: tuple[str, ...] = ()
+    # Of the action `remediate`: only those whose name is like one of these shell patterns; empty: all.
+    named: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from fireline_controller.runbooks import expressions, scopes
 from fireline_controller.runbooks.examined import Examined
 from fireline_controller.runbooks.expressions import ExpressionError, Scope
-from fireline_controller.runbooks.model import ActionCall, CaptureCall, Manual, Step
+from fireline_controller.runbooks.model import ActionCall, CaptureCall, Manual, Parallel, Step
 from fireline_controller.runbooks.parsing import Path, Problem
 from fireline_wire.actions import BadValue, Kind, Parameter
 
@@ -135,10 +135,15 @@ def _of_another_step(examined: Examined, text: str, path: Path) -> str:
     here = next((s for s in reversed(examined.steps) if path[: len(examined.path(s))] == examined.path(s)), None)
     if here is None:
         return ""
+    by_id = {s.id: s for s in examined.steps}
     earlier = {s.id for s in scopes.before(examined.runbook, here.id)}
-    later = [name for name in _STEP.findall(text) if name in examined.paths and name not in earlier]
+    later = [name for name in _STEP.findall(text) if name in by_id and name not in earlier]
+    if later and isinstance(by_id[later[0]].do, Manual | Parallel):
+        return f"step {later[0]!r} is done on no host and has no outcome there: use a step that is"
     if later:
         return f"step {later[0]!r} has not run before step {here.id!r}: use one before it"
     if isinstance(here.do, Manual) and _OF_A_HOST.search(text):
-        return f"step {here.id!r} is a person's, once for all hosts: use `fleet.STEP.not_ok` and the like"
+        return (
+            f"step {here.id!r} is a person's, once for all hosts: use `fleet.STEP.ok < fleet.STEP.total` and the like"
+        )
     return ""

@@ -15,7 +15,7 @@ from cel_expr_python import cel
 from fireline_wire.actions import Kind, nearest
 
 MAX_BYTES: Final = 2048  # of one expression; nobody can read more, and the engine need not
-MAX_ITEMS: Final = 10_000  # of a list: beyond it the engine's own budget of iterations ends
+MAX_ITEMS: Final = 9_999  # of a list: the engine takes fewer than 10,000 steps
 LABELS: Final = "labels"  # the kind of `host.labels`: texts by name
 
 # Dotted names and their kinds: those of `fireline_wire.actions.Kind`, or LABELS.
@@ -111,7 +111,10 @@ def evaluate(text: str, scope: Scope, values: Mapping[str, Any]) -> Any:
     """
     expression = _compiled(text, _frozen(scope))
     given = _flattened(text, scope, values)
-    value = expression.eval(_environment(_frozen(scope)).Activation(given))
+    try:
+        value = expression.eval(_environment(_frozen(scope)).Activation(given))
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:  # half a character, too many steps
+        raise ExpressionError(f"{_short(text)!r} has no value: {_cause(str(error))}") from None
     if value.type() in (cel.Type.ERROR, cel.Type.UNKNOWN):
         raise ExpressionError(f"{_short(text)!r} has no value: {_cause(str(value.value()))}")
     return value.plain_value()
@@ -252,6 +255,10 @@ def _cause(said: str) -> str:
     if "No value with name" in said:
         missing = re.search(r'"([^"]+)"', said)
         return f"{missing[1] if missing else 'something that it needs'} is not known"
+    if "construction from null" in said:
+        return "a text that it uses is none: it holds half a character"
+    if "budget" in said:
+        return "it takes too many steps: count in an action, not over a long list"
     return _short(said.partition(": ")[2] or said)
 
 

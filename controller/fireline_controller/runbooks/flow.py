@@ -143,7 +143,8 @@ def _captures(examined: Examined, *, before: Step) -> Iterator[Step]:
 def _why_not(examined: Examined, capture: Step, step: Step, spec: ActionSpec) -> str:
     """Why a capture does not keep what a step destroys; empty where it does."""
     assert isinstance(capture.do, CaptureCall)  # noqa: S101  # chosen so
-    kept = examined.known.profiles.get(capture.do.profile, frozenset())
+    # What a collector is told by the action's parameters, a profile can't tell it.
+    kept = examined.known.profiles.get(capture.do.profile, frozenset()) - set(spec.evidence_params)
     if step.id not in capture.do.evidence_for and not kept.issuperset(spec.evidence):
         return f"{capture.id!r} without {', '.join(sorted(set(spec.evidence) - kept))}"
     if not capture.is_required:

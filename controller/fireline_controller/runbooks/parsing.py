@@ -91,6 +91,22 @@ class Document:
         return node.start_mark.line + 1 + line, indent + column
 
 
+class _Loader(yaml.SafeLoader):
+    """Goes no deeper than a runbook does: each level costs more than the one before."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """See yaml.composer."""
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # the stubs leave its type out
+            raise yaml.composer.ComposerError(None, None, f"nested deeper than {MAX_DEPTH}: no runbook is", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
 @dataclass
 class _Reader:
     spots: dict[Path, _Spot] = field(default_factory=dict)
@@ -103,8 +119,6 @@ class _Reader:
         if id(node) in self.seen:
             return self._refuse(node, "an alias (*name) is not taken here: write the value out")
         self.seen.add(id(node))
-        if len(path) > MAX_DEPTH:
-            return self._refuse(node, f"nested deeper than {MAX_DEPTH}: no runbook is")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -153,9 +167,7 @@ def parse(raw: bytes) -> tuple[Document | None, tuple[Problem, ...]]:
 
 def _read(text: str) -> tuple[Document | None, tuple[Problem, ...]]:
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except RecursionError:
-        return None, (Problem(1, 1, f"nested deeper than {MAX_DEPTH}: no runbook is"),)
+        node = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         return None, (_not_yaml(error, text),)
     if node is None:

@@ -45,12 +45,12 @@ def of_verify(runbook: Runbook, step_id: str, catalogue: Catalogue) -> Scope:
 
 
 def before(runbook: Runbook, step_id: str) -> tuple[Step, ...]:
-    """The steps that were done or passed over when a step begins; those beside it in a parallel step are not."""
+    """The steps on hosts that ended before a step begins; those beside it in a parallel step have not."""
     found: list[Step] = []
     for step in (*runbook.steps, *runbook.finally_):
         if step_id in {s.id for s in flat([step])}:
             break
-        found += [s for s in flat([step]) if not isinstance(s.do, Parallel)]
+        found += [s for s in flat([step]) if not isinstance(s.do, Parallel | Manual)]
     return tuple(found)
 
 

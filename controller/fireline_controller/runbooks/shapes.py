@@ -7,6 +7,7 @@ import re
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from fireline_controller.runbooks.expressions import MAX_BYTES
 from fireline_wire.actions import BadValue, Kind, Parameter
@@ -65,9 +66,11 @@ Line = Annotated[str, Field(min_length=1, max_length=200)]
 Prose = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
-def _lifted(key: str) -> BeforeValidator:
-    """A text in the place of a mapping stands for its most usual key."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+def _lifted(key: str, shape: Any) -> BeforeValidator:
+    """A text in the place of a mapping of this shape stands for its most usual key."""
+    return BeforeValidator(
+        lambda value: {key: value} if isinstance(value, str) else value, json_schema_input_type=str | shape
+    )
 
 
 class _Shape(BaseModel):
@@ -160,7 +163,7 @@ def _what_then(value: Any) -> Any:
 class OnFailureShape(_Shape):
     """Another step to go on with."""
 
-    then: Literal["abort", "continue", "rollback", "goto"] = Field("goto", exclude=True)
+    then: SkipJsonSchema[Literal["abort", "continue", "rollback", "goto"]] = Field("goto", exclude=True)
     goto: Identifier | None = Field(None, description="the id of a step further down")
 
     @model_validator(mode="after")
@@ -220,12 +223,14 @@ class StepShape(_Shape):
     with_: dict[str, Any] = Field(
         default_factory=dict, alias="with", description="its parameters; `${EXPRESSION}` is a value"
     )
-    capture: Annotated[CaptureShape, _lifted("profile")] | None = Field(
+    capture: Annotated[CaptureShape, _lifted("profile", CaptureShape)] | None = Field(
         None, description="a profile's name, or `{evidence_for: [STEP]}`"
     )
     isolate: Line | None = Field(None, description="cut the hosts off: `host`")
     release: Line | None = Field(None, description="let them back: `host`")
-    manual: Annotated[ManualShape, _lifted("instructions")] | None = Field(None, description="what a person does")
+    manual: Annotated[ManualShape, _lifted("instructions", ManualShape)] | None = Field(
+        None, description="what a person does"
+    )
     parallel: ParallelShape | None = Field(None, description="steps at the same time")
     when: Condition | None = Field(None, description="a condition; hosts for which it is false are skipped")
     timeout: Seconds | None = Field(None, description="of the whole step; captures and `parallel` need none")
@@ -234,7 +239,10 @@ class StepShape(_Shape):
     approval: ApprovalShape | None = Field(None, description="who must agree first")
     retry: RetryShape = Field(default_factory=RetryShape, description="of hosts that failed")
     verify: VerifyShape | None = Field(None, description="what must become true afterwards")
-    on_failure: Annotated[OnFailureShape, BeforeValidator(_what_then)] = Field(
+    on_failure: Annotated[
+        OnFailureShape,
+        BeforeValidator(_what_then, json_schema_input_type=Literal["abort", "continue", "rollback"] | OnFailureShape),
+    ] = Field(
         default_factory=lambda: OnFailureShape(then="abort"),
         description="`abort`, `continue`, `rollback` or `{goto: STEP}`",
     )

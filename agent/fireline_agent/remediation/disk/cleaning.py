@@ -1,12 +1,9 @@
 """Removing chosen files below named roots: what clean_logs and clean_temp share. No action.
 
-A change is a batch of files (selection); it is done only where every one of them is still the planned one. Nothing is
-reached by a path twice: folders are opened through their parents, and each file is looked at in its open folder just
-before it goes. Leaves to others: which files (selection), where (ground).
+A change is a batch of files (selection); it is done only where every one of them is still the planned one. Leaves
+to others: which files (selection), where (ground), removing them (removal).
 """
 
-import errno
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -14,15 +11,14 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from fireline_agent.hands import holders, selection, space, tree
-from fireline_agent.hands.chosen import NO_AGE, SHOWN, Batch, Look, Lot, Picked, Rules, Selected
+from fireline_agent.hands.chosen import NO_AGE, SHOWN, Batch, Look, Lot, Rules, Selected
 from fireline_agent.hands.printable import printable
 from fireline_agent.hands.tree import Folder
 from fireline_agent.remediation.action import ActionError, Change, Facts, Plan, Tools, Verified
 from fireline_agent.remediation.disk import ground
+from fireline_agent.remediation.disk.removal import PATH_LETTERS, Removal
 from fireline_wire.actions import Kind, Result
 
-_PATH_LETTERS: Final = 500
-_TOLD_EVERY: Final = 1_000
 _MAX_WARNED: Final = 5
 
 # What the collector `selected_files` is told of a cleaning: the same words choose the same files.
@@ -51,6 +47,7 @@ def gather(tools: Tools, roots: Sequence[str], rules: Rules) -> Facts:
     Raises:
         ActionError: a root may not be cleaned, or is no folder.
     """
+    ground.check_patterns(rules.patterns)
     ground.check(roots, state=tools.roots.state, allows_path=tools.allows_path)
     look = _look(tools)
     found = [_selected(root, rules, look) for root in roots]
@@ -88,7 +85,7 @@ def plan(facts: Facts, *, held: str) -> Plan:
             "size_bytes": size,
             "largest": _largest(facts),
             "spared": [
-                {"path": printable(path, limit=_PATH_LETTERS), "why": printable(why)}
+                {"path": printable(path, limit=PATH_LETTERS), "why": printable(why)}
                 for root in facts["roots"]
                 for path, why in root["spared"].items()
             ][:SHOWN],
@@ -116,7 +113,7 @@ def do(tools: Tools, change: Change, rules: Rules) -> Mapping[str, Any]:
                     f"{printable(batch.path)}: wanted the {batch.lot.files} files of the plan, found {lot.files} that "
                     "are not all the same (one was changed, opened or removed meanwhile); plan again"
                 )
-            return _Removal(tools, folder).run(picked)
+            return Removal(tools, folder).run(picked)
     except tree.NoFolder as error:
         raise ActionError(f"{printable(str(error.filename))}: {error.strerror}; plan again") from None
 
@@ -189,7 +186,7 @@ def _batches(facts: Facts) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any
 
 
 def _change(root: str, batch: Mapping[str, Any], before: int, held: str) -> Change:
-    path, files = printable(batch["path"], limit=_PATH_LETTERS), batch["files"] - batch["held"]
+    path, files = printable(batch["path"], limit=PATH_LETTERS), batch["files"] - batch["held"]
     until = datetime.fromtimestamp(batch["newest_ns"] / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     part = "" if (batch["first"], batch["last"]) == (0, 63) else f" (part {batch['first']} to {batch['last']} of 64)"
     deeds = [f"remove {files} files, the newest of {until}"] if files else []
@@ -209,7 +206,7 @@ def _largest(facts: Facts) -> list[dict[str, Any]]:
     every.sort(key=lambda one: (-one["size_bytes"], one["folder"], one["name"]))
     return [
         {
-            "path": printable(f"{one['folder'].rstrip('/')}/{one['name']}", limit=_PATH_LETTERS),
+            "path": printable(f"{one['folder'].rstrip('/')}/{one['name']}", limit=PATH_LETTERS),
             "size_bytes": one["size_bytes"],
             "modified": datetime.fromtimestamp(one["mtime_ns"] / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "held_open": one["is_held"],
@@ -237,76 +234,3 @@ def _warnings(facts: Facts) -> Iterator[str]:
             yield f"{printable(root['path'])}: {root['spared_count'] - _MAX_WARNED} more are left alone"
         for path in root["linked"][:_MAX_WARNED]:
             yield f"{printable(path)} has other names: this one goes, and frees nothing until all of them are gone"
-
-
-class _Removal:
-    """Removes picked files below an open folder."""
-
-    def __init__(self, tools: Tools, top: Folder) -> None:
-        self._tools = tools
-        self._top = top
-        self._counts = {"removed": 0, "truncated": 0, "left": 0, "folders": 0}
-
-    def run(self, picked: list[Picked]) -> Mapping[str, int]:
-        """All of them, folders last; returns counts."""
-        by_folder: dict[str, list[Picked]] = {}
-        for one in picked:
-            if not one.is_folder:
-                by_folder.setdefault(one.folder, []).append(one)
-        for path, files in by_folder.items():
-            with tree.opened_below(self._top, path[len(self._top.path.rstrip("/")) + 1 :]) as folder:
-                for one in files:
-                    self._remove(folder, one)
-        for one in picked:
-            if one.is_folder:
-                self._remove_folder(one)
-        return self._counts
-
-    def _remove(self, folder: Folder, one: Picked) -> None:
-        done = self._counts["removed"] + self._counts["truncated"]
-        if done % _TOLD_EVERY == _TOLD_EVERY - 1:
-            self._tools.tell(f"{printable(folder.path)}: {done + 1} files removed")
-        try:
-            found = os.stat(one.name, dir_fd=folder.fd, follow_symlinks=False)
-            is_same = (found.st_dev, found.st_ino) == one.identity
-            if not is_same or not (one.is_held or found.st_mtime_ns == one.mtime_ns):
-                self._counts["left"] += 1
-            elif one.is_held:
-                _truncate(folder, one)
-                self._counts["truncated"] += 1
-            else:
-                _unlink(folder, one)
-                self._counts["removed"] += 1
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            path = f"{folder.path.rstrip('/')}/{one.name}"
-            raise ActionError(f"{printable(path, limit=_PATH_LETTERS)}: {error.strerror}; {self._counts}") from None
-
-    def _remove_folder(self, one: Picked) -> None:
-        above = one.folder[len(self._top.path.rstrip("/")) + 1 :]
-        with suppress(OSError), tree.opened_below(self._top, above) as folder:  # not empty, or gone: it stays
-            found = os.stat(one.name, dir_fd=folder.fd, follow_symlinks=False)
-            if (found.st_dev, found.st_ino) == one.identity:
-                os.rmdir(one.name, dir_fd=folder.fd)
-                self._counts["folders"] += 1
-
-
-def _unlink(folder: Folder, one: Picked) -> None:
-    try:
-        os.unlink(one.name, dir_fd=folder.fd)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _truncate(folder, one)  # a full copy-on-write file system has no room to forget a name, but gives back blocks
-        os.unlink(one.name, dir_fd=folder.fd)
-
-
-def _truncate(folder: Folder, one: Picked) -> None:
-    descriptor = os.open(one.name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder.fd)
-    try:
-        found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) == one.identity and found.st_nlink == 1:
-            os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)

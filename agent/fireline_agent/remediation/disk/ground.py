@@ -23,6 +23,8 @@ def check(roots: Sequence[str], *, state: Path, allows_path: Callable[[str], boo
     Raises:
         ActionError: one is too wide, the agent's own, another's part, or forbidden by the host's policy.
     """
+    if not roots:
+        raise ActionError("roots: wanted at least one folder, found none", reason="refused")
     for root in roots:
         if root in _ITSELF or is_inside(root, _WHOLLY):
             raise ActionError(
@@ -36,6 +38,18 @@ def check(roots: Sequence[str], *, state: Path, allows_path: Callable[[str], boo
             raise ActionError(f"{root}: is part of {other}, which is named too; leave one out", reason="refused")
     if len(set(roots)) < len(roots):
         raise ActionError("a root is named twice; leave one out", reason="refused")
+
+
+def check_patterns(patterns: Sequence[str]) -> None:
+    """Let them pass: without any, every name would do.
+
+    Raises:
+        ActionError: there is none.
+    """
+    if not patterns:
+        raise ActionError(
+            "patterns: wanted at least one shell pattern, found none; '*' takes every name", reason="refused"
+        )
 
 
 def is_inside(path: str, folders: Sequence[str]) -> bool:

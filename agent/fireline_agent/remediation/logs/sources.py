@@ -3,6 +3,7 @@
 Leaves to others: files and engines (hands.log_files), what is looked for.
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from fireline_agent.remediation.action import ActionError, Params, Tools
 from fireline_wire.actions import Kind, Parameter, Result
 
 _MAX_ROWS: Final = 200
+_SIGNS: Final = re.compile(r"[*?\[]")  # glob(7)
 _TOLD_EVERY_BYTES: Final = 1 << 28
 
 PARAMETERS: Final = (
@@ -90,13 +92,19 @@ def found(tools: Tools, params: Params) -> Sequence[Source]:
     """The logs.
 
     Raises:
-        ActionError: there are none, or no engine is there to ask for containers'.
+        ActionError: there are none, or no engine is there to ask for containers'; or the host's policy forbids it.
     """
     if not params["paths"] and not params["containers"]:
         raise ActionError("no logs are named: give `paths` or `containers`", reason="refused")
     since = time.time() - params["written_within"] if params["written_within"] else 0.0
     patterns = [str(tools.roots.root / path.lstrip("/")) for path in params["paths"]]
-    sources = log_files.files(patterns, is_rotated=params["rotated"], since=since)
+    for path in params["paths"]:
+        if not tools.allows_reading(_fixed(path)):
+            raise ActionError(
+                f"this host's policy does not allow logs below {_fixed(path)} to be read", reason="denied"
+            )
+    allows = tools.allows_reading
+    sources = log_files.files(patterns, is_rotated=params["rotated"], since=since, allows=allows)
     if params["containers"]:
         try:
             sources += log_files.containers(tools.roots, params["containers"])
@@ -106,3 +114,9 @@ def found(tools: Tools, params: Params) -> Sequence[Source]:
         named = ", ".join(map(printable, [*params["paths"], *params["containers"]]))
         raise ActionError(f"no log is there: looked for {named}", reason="not_found")
     return sources
+
+
+def _fixed(pattern: str) -> str:
+    """The part of a pattern before the first sign that stands for several names."""
+    fixed = _SIGNS.split(pattern, maxsplit=1)[0]
+    return fixed if fixed == pattern else fixed.rpartition("/")[0] or "/"

@@ -1,14 +1,18 @@
-"""What a rotation puts aside for its undo: in the agent's own folder, for root alone, and never in a record.
+"""What a rotation puts aside for its undo: beside the application's record, for root alone, and never in it.
 
-Leaves to others: what is put aside, and when it is used again (the actions).
+It goes with the record once that has expired. Leaves to others: what is put aside, and when it is used again.
 """
 
 import hashlib
 import os
 from pathlib import Path
+from typing import Final
 
 from fireline_agent.remediation.action import ActionError, Tools
+from fireline_agent.remediation.order import key
 from fireline_wire import durable
+
+_RECORDS: Final = "remediations"  # as the agent's configuration names the folder
 
 
 def keep(tools: Tools, name: str, content: bytes) -> str:
@@ -21,7 +25,6 @@ def keep(tools: Tools, name: str, content: bytes) -> str:
     place = path.parent
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place.parent.chmod(0o700)
         durable.replace(path, content)
         durable.sync_folder(place.parent)
     except OSError as error:
@@ -45,7 +48,5 @@ def held(path: str) -> bytes:
 
 def path_of(tools: Tools, name: str) -> str:
     """Where something is put aside."""
-    application, thing = (
-        hashlib.sha256(w.encode(errors="surrogateescape")).hexdigest() for w in (tools.request_id, name)
-    )
-    return str(tools.roots.state / "aside" / application[:24] / thing[:32])
+    thing = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:32]
+    return str(tools.roots.state / _RECORDS / key(tools.request_id) / "aside" / thing)

@@ -271,7 +271,7 @@ ACTION: Final = Action(
             WAIT,
         ),
         (ROWS,),
-        evidence=("processes", "docker_containers", "recent_files"),
+        evidence=("processes", "executables", "docker_containers"),
         undo="the former containers and data are put back; they stay beside the new ones until they are removed",
         needs=("docker",),
     ),

@@ -35,6 +35,7 @@ def gather(tools: Tools, params: Params) -> Facts:
             session.log_in(params["user"], now)
             return {**found, **_told(session)}
     except RedisError as error:
+        _require_no_other(tools, params, found["leftovers"])
         raise _explained(error, params) from None
 
 
@@ -105,6 +106,17 @@ def _exchange(tools: Tools, params: Mapping[str, Any], old: str, new: str) -> No
             session.ask("CLIENT", "KILL", "USER", params["user"], "SKIPME", "yes")
     except RedisError as error:
         raise _explained(error, params) from None
+
+
+def _require_no_other(tools: Tools, params: Mapping[str, Any], leftovers: list[str]) -> None:
+    """A rotation that was killed between server and file left the password that is in force beside the file."""
+    host, port = _address(tools, params)
+    for path in leftovers:
+        password = secretfile.current(rotation.read(tools, path).content, params["keys"])
+        with suppress(RedisError):
+            if redis_wire.may_log_in(host, port, user=params["user"], password=password):
+                where = f"the password in force is the one in {path}: move it over {params['file']} and plan again"
+                raise ActionError(f"a rotation was killed in the middle: {where}", reason="refused")
 
 
 def _set(session: Session, user: str, secret: str) -> None:

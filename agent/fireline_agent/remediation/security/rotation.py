@@ -45,6 +45,7 @@ def gather(tools: Tools, params: Mapping[str, Any]) -> dict[str, Any]:
         "identity": held.identity,
         "is_allowed": tools.allows_path(params["file"]),
         "mode": held.mode,
+        "leftovers": leftovers(tools, params["file"]),
         "dependents": dependents.gather(tools, params["dependents"], _secrets(held, params["keys"])),
     }
 
@@ -73,6 +74,9 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any], *, what: str, warn
     told = [*warnings]
     if facts["mode"] & 0o004:
         told.append(f"{path} can be read by everybody on the host (mode {facts['mode']:04o}): so can the new secret")
+    if facts["leftovers"]:
+        left = ", ".join(map(printable, facts["leftovers"]))
+        told.append(f"a rotation was killed in the middle and left {left}: with a secret in it; remove it afterwards")
     if not after:
         told.append("no dependents are named: who uses the secret keeps the old one until it is started again")
     rows = [{"kind": one["kind"], "name": printable(one["name"])} for one in facts["dependents"]]
@@ -127,6 +131,15 @@ def read(tools: Tools, path: str) -> Held:
         return rewrite.read(str(place))
     except FileNotFoundError:
         raise ActionError(f"{printable(path)}: there is no such file", reason="not_found") from None
+    except OSError as error:
+        raise ActionError(printable(error.strerror or str(error), limit=500), reason="refused") from None
+
+
+def leftovers(tools: Tools, path: str) -> list[str]:
+    """What a rotation left beside the file that was killed in the middle, by its path on the host."""
+    root = str(tools.roots.root).rstrip("/")
+    try:
+        return [one.removeprefix(root) for one in rewrite.leftovers(f"{root}{path}")]
     except OSError as error:
         raise ActionError(printable(error.strerror or str(error), limit=500), reason="refused") from None
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from fireline_agent.hands import freezer
+from fireline_agent.hands import cgroup, freezer
 from fireline_agent.remediation.system import network_state
 
 _PAUSE_S: Final = 0.2
@@ -23,6 +23,7 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
+    cgroup.leave_version_1()
     with freezer.outside_service():
         _wait(Path(sys.argv[1]))
 
