@@ -193,7 +193,8 @@ async def _show(control: "ControlStub", run_id: str, json: bool) -> int:
 
 _APPROVE_HELP = options.manual(
     "Approve or deny the step that a run waits with.",
-    "A denial ends the run, and whoever started it can't approve it. `fireline approval show REQUEST` shows exactly what is asked for.",
+    "A denial ends the run, and whoever started it can't approve it. "
+    "`fireline approval show REQUEST` shows exactly what is asked for.",
     examples=(f"fireline --as bob runbook approve {_EXAMPLE}", f"fireline --as bob runbook approve {_EXAMPLE} --deny"),
     exits="Exit status: 0 done; 3 no such run, or it waits for nobody; 4 your word does not count.",
 )
@@ -280,7 +281,8 @@ def cancel(
 
 _ROLLBACK_HELP = options.manual(
     "Take back what a run did, the last step first.",
-    "Also of a run that has ended. Each step by its own rollback, or by its action's undo. What can't be taken back is said and keeps nothing else.",
+    "Also of a run that has ended. Each step by its own rollback, or by its action's undo. "
+    "What can't be taken back is said and keeps nothing else.",
     examples=(f'fireline runbook rollback {_EXAMPLE} --reason "it made things worse"',),
     exits=_FOLLOW_EXITS,
 )
