@@ -150,18 +150,17 @@ class Mover:
             what=what,
             given=given,
             timeout_s=timeout_s,
-            counts=self._counts(move),
+            planned=self._planned(move),
             evidence_for=self._evidence_for(step),
             is_left=self._is_left,
             stop=stop,
             tell=tell,
         )
 
-    def _counts(self, move: Move) -> Mapping[str, int]:
-        """How many changes the plans have that a move applies."""
+    def _planned(self, move: Move) -> Mapping[str, HostEnd]:
+        """The plans that a move applies."""
         part = {Part.DO: Part.PLAN, Part.BACK: Part.BACK_PLAN}.get(move.part)
-        planned = self._ground.ends(move.step, part, move.batch, move.attempt) if part else None
-        return {host: end.change_count for host, end in (planned or {}).items()}
+        return (self._ground.ends(move.step, part, move.batch, move.attempt) if part else None) or {}
 
     def _evidence_for(self, step: Step) -> tuple[ActionCall, ...]:
         """The actions of later steps, with parameters as far as they are known before any step."""
