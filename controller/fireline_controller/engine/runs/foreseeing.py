@@ -21,7 +21,6 @@ from fireline_controller.store import Transaction
 # What is known only once earlier steps were done.
 _LATER: Final = re.compile(r"\b(?:steps|fleet)\.")
 _PLAN_S: Final = 30.0
-_MUTE: Final = frozenset({Outcome.UNREACHABLE, Outcome.TIMED_OUT})
 
 Given = Mapping[str, Any]
 
@@ -66,7 +65,7 @@ class _Asking:
         new = {host: told for host, told in given.items() if host not in self._mute and keys[host] not in self._known}
         for end in await self._asked(step, call, new) if new else ():
             self._known[keys[end.host]] = end
-            if end.outcome in _MUTE:
+            if end.outcome is Outcome.UNREACHABLE:
                 self._mute[end.host] = end
         return [self._mute.get(host) or self._known[key] for host, key in keys.items()]
 
