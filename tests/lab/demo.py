@@ -1,8 +1,8 @@
 """The main job on this machine, end to end: what an operator does in the first minutes of an incident.
 
 Three real hosts, three real agents, things planted that an intruder and an outage leave, one command that captures
-all of it, the proof that it can't be altered unseen, and the intruder's host cut off and let back. Leaves nothing
-behind.
+all of it, the proof that it can't be altered unseen, the intruder's host cut off and let back, and a full disk freed by
+a runbook that a second operator approves. Leaves nothing behind.
 """
 
 import shutil
@@ -14,14 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.fleet import BIN, Fleet
-from tests.lab import NETNS, Host, Unsupported, default_backend, demo_isolation, engine
+from tests.lab import NETNS, Host, Unsupported, default_backend, demo_isolation, demo_runbooks, engine
 from tests.lab.plants import Plant, crash_loop, deleted_executable, foreign_listener
 
 HOSTS = ("db1", "web1", "web2")
 
 
 def main() -> int:
-    """Run the demo; 0 when all that was planted was found, the flipped bit caught, and the host dark and back."""
+    """Run the demo; 0 when all that was planted was found, the flip caught, the host dark and back, the disk free."""
     began = time.monotonic()
     has_engine = default_backend() == NETNS and not engine.lacks()
     say(f"starting three hosts ({'namespaces' if default_backend() == NETNS else 'loopback'}) and their agents")
@@ -34,11 +34,12 @@ def main() -> int:
         missed = [p for p in planted if not found(fleet, incident, p)]
         caught = prove(fleet, incident, Path(elsewhere))
         contained = contain(fleet, incident)
+        cured = cure(fleet)
         show(fleet, "journal", "verify")
     say(f"done in {time.monotonic() - began:.0f} s; hosts, agents and files are gone")
     for p in missed:
         say(f"NOT FOUND: {p.name} on {p.host} ({p.finding})")
-    return 0 if caught and contained and not missed else 1
+    return 0 if caught and contained and cured and not missed else 1
 
 
 def plant(fleet: Fleet, *, has_engine: bool) -> list[Plant]:
@@ -95,6 +96,15 @@ def contain(fleet: Fleet, incident: str) -> bool:
         say("hosts on loopback share one network: cutting one off is left out")
         return True
     return demo_isolation.cut_off(fleet, "web1", incident, show=show, say=say)
+
+
+def cure(fleet: Fleet) -> bool:
+    """Break hosts and let runbooks mend them, where hosts have a disk of their own."""
+    if default_backend() != NETNS:
+        say("hosts on loopback share one disk: filling it is left out")
+        return True
+    fleet.fireline("operator", "add", demo_runbooks.SECOND)
+    return demo_runbooks.disk_full(fleet, "web2", show=show, say=say)
 
 
 def verify(file: Path, ca: Path) -> bool:

@@ -106,7 +106,7 @@ def test_every_step_is_on_the_timeline_and_the_evidence_before_what_it_destroys(
 
 
 def test_what_is_denied_is_not_deleted(fleet: Fleet, full: tuple[Host, ...]) -> None:
-    """A no ends the run, with every file where it was, and says whose no it was; nothing is offered to be taken back."""
+    """A no ends the run, with every file where it was; nothing is offered to be taken back."""
     incident = opened(fleet, "P2", "no space left on device", "db1")
     with Going(fleet, BOOK, incident, *PARAMS) as going:
         going.approved("temp", "--deny")

@@ -36,7 +36,7 @@ BOOK = "p2-storage"
 # Nobody can set back the time at which a file was made, and it counts: the runbook takes no less than a minute.
 PARAMS = ("docker=false", "temp=/var/tmp", "age=1m")
 _OLD_S = 62.0
-_HELD = "/var/tmp/build/held"
+_HELD = "/var/tmp/session/held"
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_temporary_files_go_once_they_are_sealed(fleet: Fleet, full: Host) -> No
 
 
 def test_where_that_is_not_enough_a_person_is_told_what_next(fleet: Fleet, full: Host) -> None:
-    """The proof never becomes true: the last step is by hand, names the runbook that goes further, and can be failed."""
+    """The proof never becomes true: the last step is by hand and names the runbook that goes further."""
     incident = opened(fleet, "P2", "git: no space left on device", "git1")
     with Going(fleet, BOOK, incident, *PARAMS, "enough=1") as going:
         going.approved("temp")
