@@ -5,6 +5,9 @@ store.sqlite     hosts, operations, incidents, journal (unless fireline.toml nam
 journal.anchor   the journal's head, signed, kept apart from the store so that a cut-off end is noticed
 vault/           evidence
 profiles/        capture profiles of your own
+runbooks/        the operators' own runbooks, besides the built-in ones
+runs.sqlite      which runs are to be gone on with (DBOS); what they did is in the record
+runs/            a file for each run that a process on this machine drives
 fireline.toml    settings, all optional
 policy.toml      what needs the approval of other operators
 """

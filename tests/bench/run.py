@@ -22,6 +22,7 @@ from tests.bench.report import Figure, Ratio, Report, table
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _FLAT_MIB = 64
+_RUN_HOSTS = 200
 _COLD_DEADLINE_S = 8.0  # for the connections to stand before mute agents are measured
 
 
@@ -300,6 +301,20 @@ def _dark(what: str, runs: Sequence[isolating.Isolated]) -> Iterator[Figure]:
         yield Figure.of(f"{what}, share of {phase}", "%", [run.shares[phase] for run in runs])
 
 
+def runs(plan: Plan) -> Report:
+    """A durable step, and a run of one step over 200 hosts beside the bare fan-out of the same calls."""
+    with laid(_RUN_HOSTS) as grounds, stand_ins(grounds, "grpc"):
+        found = [_measure("runs", grounds, rounds=plan.rounds) for _ in range(plan.repetitions)]
+    step = Figure.of("one durable step, one host", "ms", [one["step_s"] * 1e3 for one in found])
+    whole = Figure.of("a run of one step, warm", "ms", [statistics.median(one["run_s"]) * 1e3 for one in found])
+    bare = Figure.of("the bare fan-out, warm", "ms", [statistics.median(one["bare_s"]) * 1e3 for one in found])
+    ratios = (
+        Ratio("a run of one step / the bare fan-out", whole.median / bare.median),
+        Ratio("runs that did not succeed", sum(one["not_ok"] for one in found), 0),
+    )
+    return Report(f"a durable run over {_RUN_HOSTS} hosts", (step, whole, bare), ratios)
+
+
 # Product, floor, and the share of the floor's speed that is the goal.
 _TRANSFERS = (("fetch_bare", "socket_bare", 0.8), ("fetch_kept", "socket_kept", 1.0))
 BENCHES: dict[str, Callable[[Plan], Report]] = {
@@ -315,6 +330,7 @@ BENCHES: dict[str, Callable[[Plan], Report]] = {
     "isolation": isolation,
     "disk": disk,
     "logs": analysis,
+    "runs": runs,
 }
 
 

@@ -21,7 +21,7 @@ from fireline_controller.engine import TargetSpec, Wish
 from fireline_controller.fanout import Budget, Limits, fan_out
 from fireline_controller.hosts import Fleet, raise_descriptor_limit, tune_collector
 from fireline_controller.model import Host, HostOutcome, Outcome
-from tests.bench import evidence, floors, transfers
+from tests.bench import evidence, floors, running, transfers
 from tests.bench.floors import Times
 from tests.bench.grounds import Grounds, command
 
@@ -106,6 +106,7 @@ SUBJECTS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "engine": engine,
     "uvloop_echo": uvloop_echo,
     "c_echo": c_echo,
+    "runs": running.runs,
     "fetch_bare": evidence.fetch_bare,
     "fetch_kept": evidence.fetch_kept,
     "socket_bare": transfers.socket_bare,

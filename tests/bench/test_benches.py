@@ -12,7 +12,7 @@ import pytest
 from fireline_controller.config import Fanout
 from fireline_controller.hosts import Fleet
 from fireline_controller.model import TimedOut, Unreachable
-from tests.bench import floors, report, run, subjects
+from tests.bench import floors, report, run, running, subjects
 from tests.bench.grounds import Grounds, command, laid, stand_ins
 from tests.lab import Process
 
@@ -43,6 +43,15 @@ async def test_stand_ins_answer_the_whole_controller(grounds: Grounds) -> None:
         times = await subjects.engine(grounds, rounds=1)
 
     assert times.not_ok == 0
+
+
+async def test_runs_succeed_over_stand_ins(grounds: Grounds) -> None:
+    """A durable run over all of them, and one of many steps over one."""
+    with stand_ins(grounds, "grpc"):
+        ran = await running.runs(grounds, rounds=1)
+
+    assert ran.not_ok == 0
+    assert ran.step_s > 0
 
 
 async def test_a_mute_stand_in_costs_its_own_deadline(grounds: Grounds) -> None:
@@ -148,9 +157,9 @@ def test_a_killed_run_leaves_nothing_for_long() -> None:
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as killed:
         assert killed.stdout is not None
         folder, agent = killed.stdout.readline().split()
-        running = Process.of(int(agent))
+        process = Process.of(int(agent))
         killed.kill()
-    running.wait_gone(within_s=5)
+    process.wait_gone(within_s=5)
     assert Path(folder).is_dir()
 
     with laid(1):

@@ -1,6 +1,7 @@
 """Runs on real hosts with real agents, from the command line, with controllers that are killed in the middle."""
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -45,6 +46,7 @@ finally:
     timeout: 60s
 """
 PLANTED = ("first", "second")
+_RUN = [str(BIN / "fireline"), "runbook", "run", "tidy", "-t", "lab=yes", "--reason", "a test", "--jsonl"]
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,10 @@ def _there(host: Host) -> list[str]:
     return [name for name in PLANTED if host.path(f"/srv/{name}").exists()]
 
 
+def _env(fleet: Fleet) -> dict[str, str]:
+    return {"FIRELINE_STATE": str(fleet.state), "PATH": "/usr/bin:/bin"}
+
+
 def _run(fleet: Fleet, *more: str, status: int = 0) -> Any:
     return fleet.json("runbook", "run", "tidy", "-t", "lab=yes", "--reason", "a test", *more, status=status)
 
@@ -87,6 +93,7 @@ def test_a_run_is_planned_done_and_taken_back(planted: Fleet) -> None:
     assert [_there(host) for host in planted.lab] == [list(PLANTED)] * 2
 
 
+@pytest.mark.slow
 def test_a_failed_step_takes_back_what_was_done_before(planted: Fleet) -> None:
     """The second file is not there on the canary: the first one comes back, and the other host is not touched."""
     first = next(iter(planted.lab))
@@ -100,9 +107,7 @@ def test_a_failed_step_takes_back_what_was_done_before(planted: Fleet) -> None:
 
 def _killed_at(fleet: Fleet, events: int) -> str:
     """Start a run, kill its controller when so many events were told; the run's id."""
-    command = [str(BIN / "fireline"), "runbook", "run", "tidy", "-t", "lab=yes", "--reason", "killed", "--jsonl"]
-    environment = {"FIRELINE_STATE": str(fleet.state), "PATH": "/usr/bin:/bin"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as run:
+    with subprocess.Popen(_RUN, stdout=subprocess.PIPE, text=True, env=_env(fleet)) as run:
         assert run.stdout is not None
         run_id, seen = "", 0
         for line in run.stdout:
@@ -112,6 +117,25 @@ def _killed_at(fleet: Fleet, events: int) -> str:
             if seen == events:
                 run.kill()
     return run_id
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_parks_its_run(planted: Fleet) -> None:
+    """It says how to go on; what the hosts did meanwhile is heard of then."""
+    with subprocess.Popen(_RUN, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_env(planted)) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run_id = next(event["run"] for event in map(json.loads, run.stdout) if event.get("run"))
+        next(line for line in run.stdout if '"part": "plan"' in line)
+        run.send_signal(signal.SIGINT)
+        said = run.stderr.read()
+    status = planted.json("runbook", "status", run_id)
+
+    ended = planted.json("runbook", "resume", run_id)
+
+    assert run.returncode == 130
+    assert f"{run_id} is parked: go on with it: fireline runbook resume {run_id}" in said
+    assert (status["state"], status["driven"]) == ("parked", False)
+    assert (ended["state"], [_there(host) for host in planted.lab]) == ("succeeded", [[], []])
 
 
 @pytest.mark.slow

@@ -71,7 +71,6 @@ class Runs:
         self._held: dict[str, int] = {}
         self._bells: dict[str, Bell] = {}
         self._renewing: asyncio.Task[None] | None = None
-        self._is_closing = False
 
     async def start(self, order: RunOrder) -> Run:
         """Put a run on record and begin to drive it.
@@ -198,7 +197,6 @@ class Runs:
 
     async def close(self) -> None:
         """Park what is driven here: the hosts go on with what they do, and whoever goes on hears of it."""
-        self._is_closing = True
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
@@ -269,10 +267,10 @@ class Runs:
             if run.owner == self._owner:
                 return None
             await work.parked.wait()  # it has ended, or was parked, a moment ago
-        durable = await self._launched()
         with self._owners.inherited(run.id) as is_lost:
             if not is_lost and not _is_free(run, self._rooms.now()):
                 return None
+        durable = await self._launched()
         # One that was given up in good order has no workflow to be gone on with, whatever DBOS has written by now.
         is_new = not run.owner or not await durable.is_unfinished(f"{run.id}.{run.tenure}")
         held = await asyncio.to_thread(self._owners.hold, run.id)

@@ -33,7 +33,7 @@ from fireline_controller.profiles import Profile
 from fireline_controller.runbooks.model import ActionCall
 from fireline_controller.runbooks.record import HostEnd
 from fireline_controller.store import Transaction
-from fireline_wire.actions import BadValue, Risk, catalogue
+from fireline_wire.actions import BadValue, Risk, bounded, catalogue
 from fireline_wire.isolation import Scope
 
 Work = Callable[[Running, Host], Awaitable[HostOutcome]]
@@ -41,6 +41,9 @@ Asked = Callable[[Wish], AsyncIterator[News]]
 
 # Outcomes after which a host may have done something without our knowing.
 _MAY_HAVE: Final = frozenset({Outcome.UNREACHABLE, Outcome.TIMED_OUT, Outcome.CANCELLED})
+
+# Of one host's answer in the record of a run, which is read whole before each move.
+_RESULT_BYTES: Final = 64 << 10
 
 
 class HostDeeds:
@@ -97,7 +100,11 @@ class HostDeeds:
         async def work(running: Running, host: Host) -> HostOutcome:
             outcome = HostOutcome(host.name, Outcome.OK)
             for number, profile in enumerate(wanted, start=1):
-                outcome = await self._captured(running, host, profile, f"{running.operation.id}.{number}")
+                request_id = f"{running.operation.id}.{number}"
+                outcome = await self._captured(running, host, profile, request_id)
+                if outcome.reason == "incomplete" and order.run.tenure > 1:
+                    # It may have been stopped half-way when its controller was, and would tell the same for ever.
+                    outcome = await self._captured(running, host, profile, f"{request_id}.{order.run.tenure}")
                 if outcome.outcome is not Outcome.OK:
                     break
             return outcome
@@ -236,7 +243,7 @@ def _planned(outcome: HostOutcome) -> HostEnd:
         outcome.host,
         outcome.outcome,
         outcome.detail,
-        result=report.result,
+        result=bounded(report.result, _RESULT_BYTES),
         plan_sha256="" if is_empty else report.plan_sha256,
         effect="; ".join(filter(None, (report.summary, *report.warnings))),
         change_count=report.change_count,
@@ -253,7 +260,7 @@ def _applied(order: Order, outcome: HostOutcome) -> HostEnd:
         outcome.outcome,
         outcome.detail,
         outcome.reason,
-        result=report.result if report is not None else {},
+        result=bounded(report.result, _RESULT_BYTES) if report is not None else {},
         request_id=order.request_id(outcome.host),
         can_undo=can_undo or in_doubt,
     )

@@ -144,7 +144,8 @@ def kind(step: Step) -> str:
         case ActionCall():
             return do.action
         case CaptureCall():
-            return f"capture {do.profile}"
+            kept = f"what {', '.join(do.evidence_for)} would destroy"
+            return f"capture {do.profile or kept}"
         case IsolateCall():
             return "release" if do.is_back else f"isolate ({do.scope})"
         case Manual():

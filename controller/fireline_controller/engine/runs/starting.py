@@ -53,7 +53,7 @@ class Starting:
             FirelineError: the runbook, a parameter, the target or a precondition is not right.
         """
         content = await asyncio.to_thread(self._rooms.books.find, order.runbook)
-        runbook, expressions = self._rooms.books.compile(content, order.runbook)
+        runbook, expressions = await asyncio.to_thread(self._rooms.books.compile, content, order.runbook)
         params = parsed(runbook, order.params)
         frozen = await self._frozen(runbook, order.wish)
         now = self._rooms.now()

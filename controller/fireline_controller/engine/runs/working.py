@@ -7,7 +7,7 @@ is made again under its own request ids, which the hosts' ledgers answer (I2); i
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
 from fireline_controller.engine.locks import LEASE as LOCK_LEASE
@@ -20,13 +20,16 @@ from fireline_controller.runbooks.course import next_moves
 from fireline_controller.runbooks.filling import Expressions
 from fireline_controller.runbooks.ground import Ground
 from fireline_controller.runbooks.model import Runbook
-from fireline_controller.runbooks.record import Ended, HostEnd, Move, Part, Run, RunState, RunWish
+from fireline_controller.runbooks.record import Ended, HostEnd, Move, Part, Run, RunState, RunWish, Taken
 from fireline_controller.store import Transaction
 
 _T = TypeVar("_T")
 
 _PEOPLE: Final = frozenset({Part.APPROVE, Part.MANUAL})
 _LOOK_S: Final = 1.0  # between two looks whether somebody spoke to another controller
+
+
+Due = tuple[Move, ...] | Ended
 
 
 class Overtaken(FirelineError):
@@ -60,15 +63,15 @@ class Work:
         try:
             while not self._parking.is_set():
                 run, ground = await self._look()
-                found = next_moves(ground, run.wish)
+                ground, decided, found = _due(ground, run.wish, self._rooms.now())
                 if isinstance(found, Ended):
+                    await self._begin(ground, decided)
                     await self._finish(found)
                     return False
                 keys = {move.key for move in at_work.values()}
-                begun = await self._begin(ground, [move for move in found if move.key not in keys])
+                fresh = [move for move in found if move.key not in keys]
+                begun = await self._begin(ground, [*decided, *fresh])
                 at_work |= {asyncio.create_task(self._make(run, ground, move)): move for move in begun}
-                if not at_work:
-                    continue  # what was begun is decided already
                 await asyncio.wait([*at_work, parking], return_when=asyncio.FIRST_COMPLETED)
                 for task in [task for task in at_work if task.done()]:
                     await self._end(ground, at_work.pop(task), task.result())
@@ -141,7 +144,7 @@ class Work:
         def record(tx: Transaction, run: Run) -> list[Move]:
             left = []
             for move in moves:
-                step, again = ground.steps[move.step], move.key in ground.taken
+                step, again = ground.steps[move.step], move.part is not Part.BEGIN and move.key in ground.taken
                 if move.part is Part.APPROVE and not again:
                     move = people.asked(tx, run, step, move, now)
                 tx.begin_move(run.id, move, now)
@@ -224,3 +227,19 @@ class Work:
             return work(tx, run)
 
         return await self._rooms.store.run(owned)
+
+
+def _due(ground: Ground, wish: RunWish, now: datetime) -> tuple[Ground, list[Move], Due]:
+    """What comes next, with the beginnings that lead there: they are decided at once, and cost no commit of their own.
+
+    Returns:
+        the ground with these beginnings in its record, the beginnings, and what comes next.
+    """
+    decided: list[Move] = []
+    while True:
+        found = next_moves(ground, wish)
+        begins = () if isinstance(found, Ended) else tuple(move for move in found if move.part is Part.BEGIN)
+        if not begins:
+            return ground, decided, found
+        decided.extend(begins)
+        ground = replace(ground, record=(*ground.record, *(Taken(move, now, move.known, now) for move in begins)))
