@@ -95,13 +95,13 @@ class Fleet:
                 shutil.rmtree(self.state.parent)
             self.lab.down()
 
-    def start_daemon(self) -> None:
+    def start_daemon(self, *options: str) -> None:
         """Start the controller's daemon and wait until it says that it is ready."""
         log = (self.state / "serve.log").open("ab")
         marked = {**os.environ, MARK: self.lab.tag}  # so that the lab's sweep ends it too
         with log:
             self.daemon = subprocess.Popen(
-                [BIN / "fireline", "serve", "--state", self.state],
+                [BIN / "fireline", "serve", "--state", self.state, *options],
                 stdout=log, stderr=log, start_new_session=True, env=marked,
             )  # fmt: skip
         from fireline_controller import presence

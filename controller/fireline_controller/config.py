@@ -85,6 +85,33 @@ class Isolation(_Section):
         return tuple(str(address) for address in found)
 
 
+class Recovery(_Section):
+    """What the daemon restarts unasked. Off until it is enabled and told which services."""
+
+    enabled: bool = Field(False, description="look at containers and restart those that fail")
+    observe: bool = Field(False, description="only say what would be done; nothing is touched")
+    services: tuple[str, ...] = Field((), description="shell patterns of Compose services or container names; * is all")
+    target: str = Field("all", description="on which hosts, as on the command line")
+    every_s: float = Field(30, ge=1, le=3600, description="from one look to the next")
+    failures: int = Field(
+        3, ge=1, le=100, description="looks in a row at which a container fails until it is restarted"
+    )
+    backoff_s: float = Field(30, ge=1, description="from a restart to the next one; doubles each time")
+    backoff_most_s: float = Field(900, ge=1, description="the most that it becomes")
+    jitter: float = Field(0.2, ge=0, le=1, description="share of it by which it is moved, so that not all come at once")
+    budget: int = Field(3, ge=1, description="restarts of one container in a window; then somebody is called")
+    fleet_budget: int = Field(20, ge=1, description="restarts of all in a window; then somebody is called")
+    window_s: float = Field(3600, ge=1, description="length of that window")
+    settled_s: float = Field(120, ge=0, description="how long it must be well until its past is forgotten")
+    cool_s: float = Field(3600, ge=1, description="after somebody was called: until one more restart is tried")
+    windows: tuple[str, ...] = Field(
+        (), description="maintenance, UTC: 'Sat,Sun 22:00-04:00' or 2026-12-01T02:00Z/2026-12-01T04:00Z"
+    )
+    severity: str = Field(
+        "P2", pattern="^P[1-5]$", description="of the incident that is opened when restarts don't help"
+    )
+
+
 class Settings(_Section):
     """All settings of a controller."""
 
@@ -94,6 +121,7 @@ class Settings(_Section):
     evidence: Evidence = Evidence()
     certificates: Certificates = Certificates()
     isolation: Isolation = Isolation()
+    recovery: Recovery = Recovery()
     groups: Mapping[str, str] = Field({}, description="@NAME in a target: NAME = 'web[1-20],db1' or a selector")
 
 

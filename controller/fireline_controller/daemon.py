@@ -19,8 +19,9 @@ import grpc
 import uvloop
 
 from fireline_controller import enrollment, pki, presence, state
+from fireline_controller.config import Recovery
 from fireline_controller.control import ControlService, Tokens
-from fireline_controller.engine import Engine
+from fireline_controller.engine import Engine, rules_of
 from fireline_controller.hosts import Fleet, raise_descriptor_limit, tune_collector
 from fireline_controller.model import ConfigError, Host
 from fireline_controller.store import Store, StoredChunks
@@ -167,8 +168,8 @@ async def embedded(folder: Path) -> AsyncIterator[str]:
                 await server.stop(0)
 
 
-def serve(folder: Path) -> int:
-    """Run the daemon until SIGTERM or SIGINT; 0 after an orderly end.
+def serve(folder: Path, *, observe: bool = False) -> int:
+    """Run the daemon until SIGTERM or SIGINT; 0 after an orderly end. `observe`: the recovery only talks.
 
     Raises:
         ConfigError: the state folder is not there, or its settings are wrong.
@@ -177,17 +178,18 @@ def serve(folder: Path) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(folder))
+        runner.run(_serve(folder, observe=observe))
     return 0
 
 
-async def _serve(folder: Path) -> None:
+async def _serve(folder: Path, *, observe: bool) -> None:
     async with AsyncExitStack() as stack:
         state.open_state(folder)
         lock = stack.enter_context(presence.Lock(folder))
         lock.take()
         controller = await stack.enter_async_context(_controller(folder))
         await controller.engine.approvals.rules()  # a mistake in the policy is found now, not in an incident
+        recovery = _recovery_settings(controller, observe=observe)
         address = _socket(folder)
         await _recover(controller)
         control = await controller.serve_control(address)
@@ -202,7 +204,21 @@ async def _serve(folder: Path) -> None:
         lock.announce(address)
         await controller.take_up()
         log.info("ready: commands at %s, hosts join at %s", address, listen)
-        await _until_stopped(controller, watches)
+        await _until_stopped(controller, watches, recovery)
+
+
+def _recovery_settings(controller: Controller, *, observe: bool) -> Recovery:
+    """What is set, found right before anything is served.
+
+    Raises:
+        ConfigError: it is enabled and its rules are wrong.
+    """
+    settings = controller.state.settings.recovery
+    if observe:
+        settings = settings.model_copy(update={"enabled": True, "observe": True})
+    if settings.enabled:
+        rules_of(settings)
+    return settings
 
 
 async def _serve_remote(controller: Controller) -> grpc.aio.Server | None:
@@ -240,18 +256,21 @@ async def _recover(controller: Controller) -> None:
         log.warning("packs that were not indexed yet: %s", ", ".join(found.adopted))
 
 
-async def _until_stopped(controller: Controller, watches: _Watches) -> None:
+async def _until_stopped(controller: Controller, watches: _Watches, recovery: Recovery) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    upkeep = asyncio.create_task(_keep_up(controller, watches))
+    unasked = [asyncio.create_task(_keep_up(controller, watches))]
+    if recovery.enabled:
+        unasked.append(asyncio.create_task(controller.engine.recovering.run(recovery)))
     try:
         await stop.wait()
     finally:
         log.info("stopping")
-        upkeep.cancel()
-        await asyncio.gather(upkeep, return_exceptions=True)
+        for task in unasked:
+            task.cancel()
+        await asyncio.gather(*unasked, return_exceptions=True)
 
 
 async def _keep_up(controller: Controller, watches: _Watches) -> None:

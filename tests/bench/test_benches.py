@@ -128,13 +128,14 @@ def test_a_run_prints_ratios_and_writes_json(tmp_path: Path, capsys: pytest.Capt
         ("journal", "one line / a plain file's"),
         ("isolation", "seconds until the last of 2 is proved dark"),
         ("logs", "response_times / its pipeline"),
+        ("disk", "disk.clean_logs / find"),
     ],
 )
 def test_each_other_bench_works(tmp_path: Path, bench: str, wanted: str) -> None:
     """With next to nothing to measure, each measures it: no figure is missing, and none is without meaning."""
     file = tmp_path / "figures.json"
     small = ["--repetitions", "1", "--mebibytes", "4", "--rest", "0.5", "--real-agents", "2"]
-    assert run.main([bench, *small, "--processes", "5", "--large", "4", "--json", str(file)]) == 0
+    assert run.main([bench, *small, "--processes", "5", "--large", "4", "--files", "50", "--json", str(file)]) == 0
 
     (found,) = json.loads(file.read_text())["reports"]
     assert wanted in [ratio["name"] for ratio in found["ratios"]]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -14,18 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fireline_agent.remediation import applying
-from fireline_agent.remediation.action import Action, Tools
-from fireline_agent.remediation.disk import clean_logs, usage
 from tests.bench.grounds import dies_with_us
 
 _FOLDER_FILES: Final = 1000
 _OLD_EVERY: Final = 10
 _OLD_DAYS: Final = 30
-_ACTIONS: Final[dict[str, tuple[Action, dict[str, object]]]] = {
-    "usage": (usage.ACTION, {}),
-    "clean_logs": (clean_logs.ACTION, {"older_than": 7 * 86400}),
-}
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ def find_s(place: Path) -> float:
 
 def planned(what: str, place: Path) -> Planned:
     """Plan one of the actions."""
-    argv = [sys.executable, "-m", "tests.bench.tree", what, str(place)]
+    argv = [sys.executable, "-m", "tests.bench.planning", what, str(place)]
     done = subprocess.run(dies_with_us(argv), check=True, capture_output=True, text=True, timeout=600)
     return Planned(**json.loads(done.stdout))
 
@@ -78,19 +70,3 @@ def _timed(argv: list[str]) -> float:
     began = time.perf_counter()
     subprocess.run(dies_with_us(argv), check=True, capture_output=True, timeout=600)
     return time.perf_counter() - began
-
-
-def main() -> None:
-    """Plan once and print what it cost."""
-    what, place = sys.argv[1:3]
-    action, given = _ACTIONS[what]
-    params = action.spec.check({"roots": [place], **given})
-    began = time.perf_counter()
-    plan = applying.planned(action, Tools(), params)
-    seconds = time.perf_counter() - began
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak << 10, "files": plan.result["files"]}))
-
-
-if __name__ == "__main__":
-    main()

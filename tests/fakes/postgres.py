@@ -82,13 +82,28 @@ class PostgresServer:
 @contextmanager
 def running(programs: Path, *, settings: str = "-c max_connections=40") -> Iterator[PostgresServer]:
     """A server for as long as the block; nothing is left of it."""
+    made = ("initdb", "-U", "fireline", "-A", "trust", "-E", "UTF8", "--no-sync")
+    with _started(programs, settings, made) as server:
+        yield server
+
+
+@contextmanager
+def standby(programs: Path, primary: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that streams from another one, for as long as the block; nothing is left of it."""
+    made = ("pg_basebackup", "-h", str(primary.folder), "-U", "fireline", "-R", "-c", "fast")
+    with _started(programs, "-c max_connections=40", made) as server:
+        yield server
+
+
+@contextmanager
+def _started(programs: Path, settings: str, made_by: tuple[str, ...]) -> Iterator[PostgresServer]:
     folder = Path(tempfile.mkdtemp(prefix="fireline-pg-"))
     owner = _owner() if os.getuid() == 0 else None
     if owner is not None:
         os.chown(folder, owner.pw_uid, owner.pw_gid)
     server = PostgresServer(programs, folder, owner.pw_name if owner else None, settings)
     try:
-        server.run("initdb", "-D", str(folder / "data"), "-U", "fireline", "-A", "trust", "-E", "UTF8", "--no-sync")
+        server.run(*made_by, "-D", str(folder / "data"))
         server.start()
         try:
             yield server

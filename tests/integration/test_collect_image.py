@@ -45,15 +45,15 @@ def _assembled(segments: list[tuple[Segment, Iterator[bytes]]]) -> tuple[bytes, 
 
 
 def _sparse(path: Path) -> bytes:
-    """A file of 200 MiB and a little: data at both ends and in the middle, the rest holes; and a chunk of zeros."""
+    """A file of 130 MiB and a little: data at both ends and in the middle, the rest holes; and a chunk of zeros."""
     noise = random.Random(SEED).randbytes(3 * MIB)
     with path.open("wb") as file:
         file.write(noise)
-        file.seek(100 * MIB + 4096)
+        file.seek(70 * MIB + 4096)
         file.write(noise[:5000])
-        file.seek(150 * MIB)
+        file.seek(100 * MIB)
         file.write(bytes(2 * MIB))
-        file.seek(200 * MIB)
+        file.seek(130 * MIB)
         file.write(noise[:777])
     return path.read_bytes()
 
@@ -77,7 +77,7 @@ def test_an_image_in_parts_is_the_same_image(tmp_path: Path) -> None:
     """Three captures, each at the offset where the one before ended, make one image; the cuts agree."""
     whole = _sparse(tmp_path / "disk")
     segments: list[tuple[Segment, Iterator[bytes]]] = []
-    for _ in range(4):
+    for _ in range(3):
         at = next_offset(s for s, _ in segments)
         sink = _image(tmp_path / "disk", offset_bytes=at, length_bytes=64 * MIB)
         assert sink.artifacts["disk/image.json"].document()["is_whole"] is False
@@ -191,7 +191,7 @@ def loop_device(tmp_path: Path) -> Iterator[tuple[str, bytes]]:
     """A block device of the test's own, and what is on it."""
     if os.geteuid() != 0:
         pytest.skip("needs root for a loop device")
-    content = _sparse(tmp_path / "backing")[: 200 * MIB]
+    content = _sparse(tmp_path / "backing")[: 130 * MIB]
     (tmp_path / "backing").write_bytes(content)
     made = subprocess.run(["losetup", "--find", "--show", "--read-only", tmp_path / "backing"], capture_output=True)
     device = made.stdout.decode().strip()
@@ -230,7 +230,7 @@ async def _kept(controller: Controller, capture: str) -> list[tuple[Segment, Ite
 async def test_an_image_goes_on_after_the_agent_was_killed(tmp_path: Path) -> None:
     """What was imaged by then is sealed as partial; the next capture goes on at the first segment that lacks."""
     path = tmp_path / "disk"
-    path.write_bytes(random.Random(SEED).randbytes(160 * MIB))
+    path.write_bytes(random.Random(SEED).randbytes(96 * MIB))
     params = {"source": str(path), "bytes_per_second": 100 * MIB}
     cut = request("r1", f"disk_image {json.dumps(params)}")
 
@@ -250,6 +250,6 @@ async def test_an_image_goes_on_after_the_agent_was_killed(tmp_path: Path) -> No
             kept += await _kept(controller, "r2")
 
     assert events[-1].sealed.partial
-    assert 0 < at < 160 * MIB
+    assert 0 < at < 96 * MIB
     with (tmp_path / "image").open("wb") as file:
         assert assemble(kept, file) == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -30,8 +30,19 @@ class Trouble:
 
     def session(self, application: str) -> psycopg.Connection[Any]:
         """A session that has done nothing yet."""
-        self.opened.append(psycopg.connect(f"{self.server.url}&application_name={application}", autocommit=True))
+        self.opened.append(self._connected(application))
         return self.opened[-1]
+
+    def _connected(self, application: str, *, within_s: float = 10) -> psycopg.Connection[Any]:
+        """The server gives a connection back a moment after its client has left."""
+        until = time.monotonic() + within_s
+        while True:
+            try:
+                return psycopg.connect(f"{self.server.url}&application_name={application}", autocommit=True)
+            except psycopg.OperationalError as error:
+                if "too many clients" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
 
     def idle_in_transaction(self, application: str, statement: str = "select 1") -> psycopg.Connection[Any]:
         """A session that has begun a transaction and does nothing more."""
@@ -66,7 +77,7 @@ class Trouble:
 
     def count(self, condition: str) -> int:
         """How many sessions are as the condition says."""
-        with psycopg.connect(self.server.url, autocommit=True) as connection:
+        with self._connected("test") as connection:
             row = connection.execute(f"select count(*) from pg_stat_activity where {condition}").fetchone()
         assert row is not None
         return int(row[0])

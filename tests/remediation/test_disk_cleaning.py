@@ -127,6 +127,7 @@ def test_a_folder_swapped_for_a_link_stops_the_change(tmp_path: Path) -> None:
     assert precious.exists()
 
 
+@pytest.mark.slow
 def test_a_storm_of_swaps_never_leads_outside(tmp_path: Path) -> None:
     """While folders turn into links and back all the time, nothing outside the root goes."""
     precious = [put(tmp_path / f"precious/{number}.log") for number in range(50)]
@@ -223,17 +224,17 @@ def test_a_change_done_twice_says_that_nothing_is_as_planned(tmp_path: Path) -> 
 
 
 def test_many_files_are_few_changes(tmp_path: Path) -> None:
-    """A flat folder with 11,000 files and a thousand folders with a few: parts and whole trees, not files."""
-    for number in range(11_000):
+    """A flat folder with 6,000 files and many folders with few: parts and whole trees, not files."""
+    for number in range(6_000):
         put(tmp_path / f"flat/{number}.log", size=0)
-    for number in range(2_000):
+    for number in range(600):
         put(tmp_path / f"tree/{number}/a.log", size=0)
     run = logs(tmp_path)
     plan = run.plan()
     applied = run.apply(plan)
 
-    assert plan.result["files"] == 13_000
-    assert 3 <= len(plan.changes) <= 8
+    assert plan.result["files"] == 6_600
+    assert 2 <= len(plan.changes) <= 4
     assert applied.verified.is_good, applied.error
     assert not list(tmp_path.rglob("*.log"))
 

@@ -62,8 +62,9 @@ def test_a_timer_cleans_and_is_taken_away(acting: Acting) -> None:
 
 
 def test_unscheduling_is_taken_back(acting: Acting) -> None:
-    """And where there is nothing, nothing is done."""
+    """And where there is nothing, nothing is done. What was scheduled is well formed as systemd itself judges it."""
     acting.apply("disk.schedule_cleanup", **_GIVEN)
+    said = acting.manager.run("systemd-analyze", "verify", _SERVICE, _TIMER, check=False)
     applied = acting.apply("disk.unschedule_cleanup", name="shop")
     gone = acting.plan("disk.unschedule_cleanup", name="shop")["plan"]
     undone = acting.undo("disk.unschedule_cleanup", applied)
@@ -73,14 +74,6 @@ def test_unscheduling_is_taken_back(acting: Acting) -> None:
     assert applied["verified"]["sentence"] == "nothing of it is left"
     assert (gone["changes"], gone["summary"]) == ([], "there is no clean-up shop")
     assert (undone, back) == ([], "active")
-
-
-def test_units_are_well_formed(acting: Acting) -> None:
-    """As systemd itself judges them."""
-    acting.apply("disk.schedule_cleanup", **_GIVEN)
-    said = acting.manager.run("systemd-analyze", "verify", _SERVICE, _TIMER, check=False)
-    acting.apply("disk.unschedule_cleanup", name="shop")
-
     assert "fireline-cleanup" not in said
 
 

@@ -170,6 +170,21 @@ def test_a_damaged_log_keeps_none_of_the_others(tmp_path: Path) -> None:
     assert found.warnings == (f"{tmp_path}/cut.gz: Compressed file ended before the end-of-stream marker was reached",)
 
 
+def test_what_can_not_be_read_is_told_or_passed_by(tmp_path: Path) -> None:
+    """A compression that is not known is named; a file of nothing but holes, as lastlog may be, takes no time."""
+    (tmp_path / "a.log.1.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(20))
+    (tmp_path / "b.log").write_bytes(b"ERROR\n")
+    with (tmp_path / "lastlog").open("wb") as hollow:
+        hollow.truncate(1 << 40)
+
+    found = plan(errors.ACTION, tmp_path, within=2)
+
+    assert found.result["total"] == 1
+    assert found.warnings == (
+        f"{tmp_path}/a.log.1.zst: is compressed with zstd, which this agent can't read: search it with zstdgrep(1)",
+    )
+
+
 def test_a_log_that_unfolds_for_ever_is_stopped(tmp_path: Path) -> None:
     """A compressed file of 64 GiB of zeros costs the time that was given and no more memory than another."""
     member = gzip.compress(bytes(64 << 20), compresslevel=9)

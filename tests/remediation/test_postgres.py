@@ -20,6 +20,7 @@ from fireline_agent.remediation.postgres import (
     check,
     connections,
     long_running,
+    make_room,
     set_max_connections,
     terminate,
 )
@@ -250,6 +251,24 @@ def test_check_tells_a_primary_with_its_replicas(trouble: Trouble) -> None:
     assert [replica["name"] for replica in plan.result["replicas"]] == ["pg_receivewal"]
 
 
+@pytest.mark.slow
+def test_a_replica_tells_that_it_is_one_and_is_never_cut_off(trouble: Trouble) -> None:
+    """It is asked like a primary; the primary sees it stream, and ending every session there spares it."""
+    programs = postgres.binaries()
+    assert programs is not None
+    with postgres.standby(programs, trouble.server) as replica, troubled(replica) as beside:
+        trouble.until("backend_type = 'walsender' and state = 'active'")
+        beside.idle_in_transaction("stuck")
+        found = beside.rehearse(check.ACTION).plan().result
+        on_replica = beside.rehearse(terminate.ACTION, older_than=0).apply()
+        trouble.rehearse(terminate.ACTION, older_than=0, states=["active", "idle_in_transaction", "idle"]).apply()
+        replicas = trouble.rehearse(check.ACTION).plan().result["replicas"]
+
+    assert (found["state"], found["is_primary"], found["replay_lag_s"]) == ("up", False, 0)
+    assert [done.kept["how"] for done in on_replica.done] == ["it was ended"]
+    assert [replica["state"] for replica in replicas] == ["streaming"]
+
+
 def test_a_limit_on_the_command_line_can_not_be_set(trouble: Trouble) -> None:
     """ALTER SYSTEM would have no effect there, so it is refused and says why."""
     with pytest.raises(ActionError, match="max_connections = 40 is set on the server's command line, which wins over"):
@@ -288,6 +307,37 @@ def test_a_server_without_any_connection_left_says_so(small_server: postgres.Pos
         assert (checked.result["state"], checked.result["is_up"], checked.result["used_pct"]) == ("full", False, 100.0)
         with pytest.raises(ActionError, match=r"too many clients already; every connection is taken"):
             trouble.rehearse(activity.ACTION).plan()
+
+
+def test_room_is_made_on_a_server_that_can_not_be_asked(small_server: postgres.PostgresServer) -> None:
+    """An idle transaction is ended by its process; sessions at work and replication stay; then it answers again."""
+    with troubled(small_server) as trouble, walsender(small_server) as streaming:
+        trouble.until("backend_type = 'walsender' and state = 'active'")
+        trouble.active("busy")
+        trouble.idle_in_transaction("stuck")
+        for _ in range(4):
+            trouble.session("idle")
+        rehearsal = trouble.rehearse(make_room.ACTION)
+        plan = rehearsal.plan()
+        applied = rehearsal.apply(plan)
+
+        assert plan.changes[0].does.endswith("fireline on postgres from [local], idle in transaction")
+        assert plan.result == {"is_full": True, "idle": 5}
+        assert [done.kept["how"] for done in applied.done] == ["it was ended"]
+        assert applied.verified.sentence == "the server can be asked again"
+        assert trouble.count("application_name = 'stuck'") == 0
+        assert trouble.count("application_name = 'busy' and state = 'active'") == 1
+        assert streaming.poll() is None
+
+
+def test_no_room_is_made_where_there_is_some(trouble: Trouble) -> None:
+    """A server that answers is left as it is."""
+    trouble.session("idle")
+
+    plan = trouble.rehearse(make_room.ACTION).plan()
+
+    assert plan.changes == ()
+    assert plan.summary.endswith("has room: nothing to do")
 
 
 def test_a_server_that_hangs_is_told_within_seconds(small_server: postgres.PostgresServer) -> None:

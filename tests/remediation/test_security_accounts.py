@@ -211,6 +211,7 @@ def test_host_keys_are_made_anew_and_come_back(tools: Tools) -> None:
     for kind in ("ed25519", "ecdsa", "rsa"):
         path = folder / f"ssh_host_{kind}_key"
         subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "root@web1", "-f", path], check=True)
+    (folder / "ssh_host_rsa_key-cert.pub").write_text("a certificate")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     former = {path.name: _fingerprint(path) for path in folder.glob("*_key")}
     rehearsal = Rehearsal(rotate_ssh_host_keys.ACTION, {}, tools)
@@ -218,6 +219,7 @@ def test_host_keys_are_made_anew_and_come_back(tools: Tools) -> None:
     applied = rehearsal.apply()
 
     assert applied.verified.is_good, applied.verified.sentence
+    assert "ssh_host_rsa_key-cert.pub; certificates fit no new key" in applied.plan.warnings[1]
     now = {path.name: _fingerprint(path) for path in folder.glob("*_key")}
     assert set(now) == set(former)
     assert not set(now.values()) & set(former.values())

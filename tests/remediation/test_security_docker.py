@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,10 @@ import pytest
 from fireline_agent.hands import children
 from fireline_agent.hands.roots import Roots
 from fireline_agent.remediation.action import ActionError, Tools
-from fireline_agent.remediation.security import rebuild, rotate_env_file
+from fireline_agent.remediation.security import rebuild, rotate_env_file, rotate_postgres_role
 from tests.engine import IMAGE, LiveEngine, live_engine, missing_tools
 from tests.remediation.rehearsal import Rehearsal
+from tests.remediation.test_security_secrets import a_database
 from tests.remediation.watching import processes_watched
 
 pytestmark = [
@@ -346,3 +348,27 @@ def test_what_does_not_come_up_gets_no_traffic(engine: LiveEngine, tools: Tools)
     while not all(_inspect(engine, f"shop-{s}-1")["State"]["Running"] for s in made) and time.monotonic() < until:
         time.sleep(0.1)
     assert {s: _inspect(engine, f"shop-{s}-1")["Id"] for s in made} == made
+
+
+@pytest.mark.postgres
+def test_the_role_of_a_server_in_a_container_is_rotated(engine: LiveEngine, tools: Tools) -> None:
+    """The server's socket is found in the container's root, and asked as its owner; no client runs in the container."""
+    path = tools.roots.root / "srv/app.env"
+    path.write_text(f"DB_PASSWORD={OLD}\n")
+    with tempfile.TemporaryDirectory(prefix="fireline-pg-") as base:
+        Path(base).chmod(0o755)
+        with a_database(Path(base) / "s", "scram-sha-256") as database:
+            engine.run("db", SLEEP, binds=[f"{database.folder}:/srv/pg"])
+            place = {"container": "db", "socket": "/srv/pg", "port": database.port, "superuser": "fireline"}
+            given = {"role": "app", "file": "/srv/app.env", "keys": ["DB_PASSWORD"], **place}
+            rehearsal = Rehearsal(rotate_postgres_role.ACTION, given, tools)
+
+            def work() -> Any:
+                applied = rehearsal.apply()
+                return [applied.verified.is_good, applied.verified.sentence]
+
+            is_good, sentence = _where_the_engine_is(engine, work)
+            new = path.read_text().strip().removeprefix("DB_PASSWORD=")
+
+            assert is_good, sentence
+            assert (database.lets_in(new), database.lets_in(OLD)) == (True, False)

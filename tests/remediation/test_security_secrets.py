@@ -204,7 +204,8 @@ class Database:
 
 
 @contextmanager
-def _database(folder: Path, hba: str) -> Iterator[Database]:
+def a_database(folder: Path, hba: str) -> Iterator[Database]:
+    """A server in a folder that is not there yet; `hba`: how it lets somebody in over the network."""
     programs = binaries()
     assert programs is not None
     owner = "postgres" if os.geteuid() == 0 else None
@@ -240,7 +241,7 @@ def server() -> Iterator[Database]:
     # Not below pytest's own folder, which only root may enter.
     with tempfile.TemporaryDirectory(prefix="fireline-pg-") as base:
         Path(base).chmod(0o755)
-        with _database(Path(base) / "s", "scram-sha-256") as found:
+        with a_database(Path(base) / "s", "scram-sha-256") as found:
             yield found
 
 

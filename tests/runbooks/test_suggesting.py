@@ -103,6 +103,13 @@ def test_silent_hosts_point_to_the_network() -> None:
     assert reasons(Signals("P3", "?", unreachable=["web2", "web1"])) == ("web1, web2 gave no answer: network",)
 
 
+def test_a_host_that_is_too_full_to_be_captured_says_so() -> None:
+    """There are no findings then; the refusal itself is the reason."""
+    refusals = {"db1": "/var/lib/fireline-agent/spool: 28037120 bytes are free: nothing can be collected; free space"}
+
+    assert reasons(Signals("P3", "?", refusals=refusals))[0] == "what db1 answered says 'space': storage"
+
+
 @pytest.mark.parametrize(
     "role, reason", [("db", "h1 of the incident: role=db"), ("web", "but no host of the incident is role=db")]
 )

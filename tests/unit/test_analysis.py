@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fireline_controller import analysis
@@ -44,6 +44,7 @@ def test_percentiles_of_the_fleet_are_over_all_values() -> None:
     assert table.notes[0] == "percentiles by nearest rank over 100 values"
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 500), max_size=20), min_size=2, max_size=6))
 def test_folded_percentiles_are_those_of_one_list(hosts: list[list[int]]) -> None:
     """However values are spread over hosts, together they rank as one list does."""
@@ -144,6 +145,7 @@ KEYS = st.sampled_from(
 ANSWER = st.dictionaries(KEYS, JSON | st.lists(st.dictionaries(KEYS, JSON, max_size=6), max_size=3), max_size=6)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(foldable()), ANSWER)
 def test_no_answer_makes_the_fold_fail(action: str, answer: dict[str, Any]) -> None:
     """Any JSON at all is folded or named."""

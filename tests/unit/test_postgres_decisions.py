@@ -1,7 +1,7 @@
 """What is said of sessions and statements without a server."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fireline_agent.hands import sql_text
@@ -31,6 +31,7 @@ def test_values_are_taken_out_of_statements(statement: str, shown: str) -> None:
     assert sql_text.masked(statement) == shown
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text(alphabet="ab'\"$\\-/*eE1; \n", max_size=30), st.text(alphabet="\\'x", max_size=4))
 def test_a_masked_statement_is_masked_for_good(statement: str, tail: str) -> None:
     """Whatever stands around it, a quoted secret at a statement's begin never shows."""

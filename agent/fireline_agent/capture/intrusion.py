@@ -81,12 +81,14 @@ def judge_process(
         sockets: what `socket:[INODE]` links lead to over the network, as `ADDRESS:PORT`, in its network namespace.
     """
     name = _name(exe)
+    is_shell = _is_shell(name)
+    if not is_shell and name not in _CATS and name not in _FETCHERS:
+        return
     told = printable(" ".join(_without_secrets(cmdline)), limit=_SHOWN_LETTERS)
     peer = next((sockets[link] for number, link in descriptors.items() if number <= 2 and link in sockets), "")
-    is_shell = name in _SHELLS
-    if peer and (is_shell or _INTERPRETERS.match(name)):
+    if peer and is_shell:
         yield "critical", "shell-on-socket", f"{name} reads from or writes to a network connection, {peer}: {told}"
-    if is_shell or _INTERPRETERS.match(name):
+    if is_shell:
         if _ONE_LINER.search(" ".join(cmdline)):
             yield (
                 "warning",
@@ -101,7 +103,11 @@ def judge_process(
 
 def is_worth_a_look(exe: bytes | None) -> bool:
     """Whether a process's network connections decide what it is: the tables of a namespace are long."""
-    name = _name(exe)
+    return _is_shell(_name(exe))
+
+
+def _is_shell(name: str) -> bool:
+    """A shell, or an interpreter that does what it is told on its command line as well."""
     return name in _SHELLS or _INTERPRETERS.match(name) is not None
 
 

@@ -25,7 +25,7 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 _INJECTORS: Final = ("LD_PRELOAD", "LD_AUDIT")
-_STANDARD_ERROR: Final = 2
+_STANDARD_STREAMS: Final = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,9 @@ def _judge(
 
 
 def _judge_intrusion(found: _Seen, process: Process, proc: Path) -> Iterator[tuple[str, str, str, str]]:
-    descriptors = {number: link for number, link in process.descriptors() if number <= _STANDARD_ERROR}
-    sockets = _network_sockets(proc, found, descriptors)
+    if found.exe is None:  # of the kernel, or closed to us
+        return
+    descriptors, sockets = _streams(process, found, proc)
     subject = f"pid {found.pid} ({shown(found.stat.comm)})"
     for severity, code, summary in intrusion.judge_process(found.exe, found.record["cmdline"], descriptors, sockets):
         # A health check in a container fetches something every few seconds.
@@ -200,17 +201,18 @@ def _judge_intrusion(found: _Seen, process: Process, proc: Path) -> Iterator[tup
         yield "notice" if is_usual else severity, code, subject, summary
 
 
-def _network_sockets(proc: Path, found: _Seen, descriptors: dict[int, bytes]) -> dict[bytes, str]:
-    """Sockets over the network that a shell or an interpreter may have as its standard streams, with their peers."""
-    is_likely = any(link.startswith(b"socket:[") for link in descriptors.values())
-    if not is_likely or not intrusion.is_worth_a_look(found.exe):
-        return {}
+def _streams(process: Process, found: _Seen, proc: Path) -> tuple[dict[int, bytes], dict[bytes, str]]:
+    """What a shell or an interpreter reads from and writes to, and its sockets over the network with their peers."""
+    if not intrusion.is_worth_a_look(found.exe):
+        return {}, {}
+    links = ((number, process.link(f"fd/{number}")) for number in _STANDARD_STREAMS)
+    descriptors = {number: link for number, link in links if link is not None}
+    if not any(link.startswith(b"socket:[") for link in descriptors.values()):
+        return descriptors, {}
     entries = sock_diag.from_tables(proc / str(found.pid) / "net").entries
-    return {
-        b"socket:[%d]" % entry.inode: f"{entry.remote}:{entry.remote_port}"
-        for entry in entries
-        if entry.kind in ("tcp", "udp", "sctp")
-    }
+    kinds = ("tcp", "udp", "sctp")
+    peers = {b"socket:[%d]" % e.inode: f"{e.remote}:{e.remote_port}" for e in entries if e.kind in kinds}
+    return descriptors, peers
 
 
 def _unreadable(seen: list[_Seen]) -> int:

@@ -33,6 +33,8 @@ BLOCK_BYTES: Final = 1 << 20
 MAX_FILES: Final = 2000
 _SPARE_BYTES: Final = 1 << 20  # for the rest of a line and lines before it; a longer line comes in pieces
 _MAX_BEFORE_BYTES: Final = 1 << 18
+_HOLLOW_BYTES: Final = 1 << 28
+_HOLLOW: Final = 100  # parts of which at most one is there; no file system compresses logs so well
 _ENGINE_LINES: Final = 100_000  # the newest, where the engine must be asked
 _ROTATED: Final = re.compile(r"[.-]\d[\d-]*(?:\.(?:gz|bz2|xz))?\Z")
 _COMPRESSED: Final = (".gz", ".bz2", ".xz")
@@ -77,7 +79,7 @@ def files(
             seen = Path(path).stat()
         except OSError:
             continue
-        if stat.S_ISREG(seen.st_mode) and seen.st_mtime >= since and len(found) < MAX_FILES:
+        if _is_log(seen) and seen.st_mtime >= since and len(found) < MAX_FILES:
             source = Source(printable(_base(path)), printable(path), partial(_opened, path), seen.st_size)
             found.setdefault((seen.st_dev, seen.st_ino), (source.name, seen.st_mtime, source))
     return [source for _, _, source in sorted(found.values(), key=lambda one: one[:2])]
@@ -130,6 +132,12 @@ def _before(buffer: bytearray, cut: int, lines: int) -> int:
     return front if cut - front <= _MAX_BEFORE_BYTES else cut
 
 
+def _is_log(seen: os.stat_result) -> bool:
+    """A regular file that is more than holes: lastlog(5) may seem to have terabytes, and would take all the time."""
+    is_hollow = seen.st_size > _HOLLOW_BYTES and seen.st_blocks * 512 < seen.st_size // _HOLLOW
+    return stat.S_ISREG(seen.st_mode) and not is_hollow
+
+
 def _paths(pattern: str, *, is_rotated: bool) -> Iterator[str]:
     for found in Path("/").glob(pattern.lstrip("/")):
         if found.is_dir():
@@ -166,6 +174,8 @@ def _unpacked(file: io.FileIO) -> IO[bytes]:
         return bz2.BZ2File(file)
     if head.startswith(b"\xfd7zXZ\x00"):
         return lzma.LZMAFile(file)
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        raise ValueError("is compressed with zstd, which this agent can't read: search it with zstdgrep(1)")
     return file
 
 

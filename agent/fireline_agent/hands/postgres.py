@@ -1,6 +1,6 @@
 """Finds the host's PostgreSQL server, in a container or by its socket, and holds the question that everybody asks it.
 
-Leaves to others: asking (psql), judging the answer.
+For PostgreSQL 10 and later. Leaves to others: asking (psql), judging the answer.
 """
 
 import re

@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,8 @@ def literal(text: str) -> str:
 
 def _as_owner(place: Socket) -> socket.socket:
     """A connection made as the owner of the socket, in the server's root. Only in a child: there is no way back."""
+    # Nothing is imported from here on: in a container's root its own files would be found.
+    sys.path.clear()
     if place.root != "/":
         os.chroot(place.root)
         os.chdir("/")

@@ -100,6 +100,9 @@ class Server(Protocol):
             PsqlError: it could not be asked, or refused.
         """
 
+    def pid(self) -> int | None:
+        """The server's first process, as the host counts; None where it is not known."""
+
 
 @dataclass(frozen=True)
 class LocalServer:
@@ -132,6 +135,14 @@ class LocalServer:
         except OSError as error:
             raise PsqlError(f"{self.name}: {program} can't be started: {error.strerror}", reason="no_psql") from None
         return _answer(self.name, ended.returncode, ended.stdout, ended.stderr)
+
+    def pid(self) -> int | None:
+        """By the lock file beside the socket, whose first line it is (PostgreSQL's miscinit.c)."""
+        try:
+            with (Path(self.place.socket) / f".s.PGSQL.{self.place.port}.lock").open() as file:
+                return int(file.readline(20))
+        except (OSError, ValueError):
+            return None
 
     def _as_owner(self) -> Mapping[str, Any]:
         """Run as whoever owns the socket: the server's own user, whom it knows without a password."""
@@ -174,6 +185,16 @@ class ContainerServer:
             reason = "hung" if error.reason == "timeout" else "failed"
             raise PsqlError(f"{self.name}: {error}", reason=reason) from None
         return _answer(self.name, status, output, complaint)
+
+    def pid(self) -> int | None:
+        """The container's first process, by the engine's word."""
+        try:
+            with docker.connect(self.docker_socket) as engine:
+                state = engine.inspect(self.container).get("State")
+        except (docker.EngineAbsent, docker.EngineError):
+            return None
+        pid = state.get("Pid") if isinstance(state, dict) else None
+        return pid if isinstance(pid, int) and pid > 1 else None
 
 
 def _executed(engine: docker.Engine, container: str, argv: Sequence[str]) -> tuple[int, bytes, bytes]:

@@ -119,7 +119,8 @@ def errors(
 
 
 _TIMES_HELP = options.manual(
-    "Average, P50, P95 and P99 of response times, by host and over all values of all hosts.",
+    "Rank response times by host and over the fleet.",
+    "Average, P50, P95 and P99 by nearest rank; of all hosts together over all their values, not over their figures.",
     "The value is the number after -p key=response_time; -p value=last takes the last field of its line.",
     examples=(
         "fireline analyze log response-times -t role=web --path /var/log/mosaic/api.log",
@@ -170,7 +171,7 @@ _postgres_command(
     "activity",
     "postgres.activity",
     options.manual(
-        "What every client's session does, the longest at it first.",
+        "Show what every session does, the longest at it first.",
         "Values in statements are masked.",
         examples=("fireline analyze postgres activity -t role=db --service postgres",),
         exits=options.FAN_OUT_EXITS,
@@ -180,8 +181,9 @@ _postgres_command(
     "long-running",
     "postgres.long_running",
     options.manual(
-        "Sessions that run one statement, or are idle in a transaction, for too long.",
-        "How long is too long: -p older_than=10m. End them: fireline action run postgres.terminate.",
+        "Show sessions that have been at it for too long.",
+        "They run one statement, or are idle in a transaction. How long is too long: -p older_than=10m. End them: "
+        "fireline action run postgres.terminate.",
         examples=("fireline analyze postgres long-running -t role=db -p older_than=10m",),
         exits=options.FAN_OUT_EXITS,
     ),
@@ -190,7 +192,7 @@ _postgres_command(
     "blocking",
     "postgres.blocking",
     options.manual(
-        "Who holds up whom, as a tree for each host.",
+        "Show who holds up whom, as a tree for each host.",
         examples=("fireline analyze postgres blocking -t db1",),
         exits=options.FAN_OUT_EXITS,
     ),
@@ -199,7 +201,8 @@ _postgres_command(
     "connections",
     "postgres.connections",
     options.manual(
-        "Connections by application, role and state, and how full each server is.",
+        "Count connections by application, role and state.",
+        "Says how full each server is, the fullest first.",
         examples=("fireline analyze postgres connections -t role=db",),
         exits=options.FAN_OUT_EXITS,
     ),

@@ -147,20 +147,27 @@ _SERVE_HELP = options.manual(
     "Run the controller: hosts join here, commands answer faster.",
     "Serves until SIGTERM or Ctrl-C. Commands on the same state folder find it by themselves; without it each of them "
     "runs the same controller inside its own process.",
-    examples=("fireline serve --state /var/lib/fireline",),
+    "With recovery.enabled it restarts containers that fail, within recovery's own rules; --observe says what that "
+    "would be, in its log and in the journal, and touches nothing.",
+    examples=("fireline serve --state /var/lib/fireline", "fireline serve --observe"),
     exits="Exit status: 0 told to stop; 2 there is no state folder, or its settings are wrong; 5 it could not start, "
     "for example because another one serves this folder.",
 )
 
 
 @app.command("serve", help=_SERVE_HELP)
-def serve(state: options.State = None) -> None:
+def serve(
+    observe: Annotated[
+        bool, typer.Option("--observe", help="Say what the recovery would restart, and touch nothing.")
+    ] = False,
+    state: options.State = None,
+) -> None:
     """Run the controller as a daemon."""
     from fireline_controller import daemon
     from fireline_controller.model import FirelineError
 
     try:
-        status = daemon.serve(session.folder(state))
+        status = daemon.serve(session.folder(state), observe=observe)
     except FirelineError as error:
         session.fail(str(error), session.status_of(error.reason))
     raise typer.Exit(status)

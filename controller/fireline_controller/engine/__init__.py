@@ -22,6 +22,7 @@ from fireline_controller.engine.operators import OnDenied, Operator, Operators, 
 from fireline_controller.engine.orders import Orders
 from fireline_controller.engine.owners import Owners
 from fireline_controller.engine.records import Records
+from fireline_controller.engine.recovering import Recovering, rules_of
 from fireline_controller.engine.remediations import Outlook, Remediations
 from fireline_controller.engine.returning import Returning
 from fireline_controller.engine.runs import Runs
@@ -52,6 +53,7 @@ __all__ = [
     "Started",
     "TargetSpec",
     "Wish",
+    "rules_of",
 ]
 
 # Outcomes after which a host may still hold the capture that it was asked for: it is asked for that one again.
@@ -98,6 +100,14 @@ class Engine:
         self.locks = Locks(store, now)
         self.remediations = Remediations(
             self._rooms, fleet, self.operations, self.approvals, self.locks, capture=self._captured
+        )
+        self.recovering = Recovering(
+            self._rooms,
+            fleet,
+            remediations=self.remediations,
+            incidents=self.incidents,
+            locks=self.locks,
+            capture=self._captured,
         )
         deeds = HostDeeds(self._rooms, fleet, self.isolations, self._profile)
         run_rooms = RunRooms(

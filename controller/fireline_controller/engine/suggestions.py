@@ -53,6 +53,7 @@ def _signals(view: IncidentView, fleet: Sequence[Host]) -> Signals:
         findings=[finding for outcome in outcomes for finding in outcome.findings],
         hosts=[host for host in fleet if host.name in names],
         unreachable=sorted({o.host for o in outcomes if o.outcome is Outcome.UNREACHABLE}),
+        refusals={o.host: o.detail for o in outcomes if o.outcome is Outcome.FAILED},
     )
 
 

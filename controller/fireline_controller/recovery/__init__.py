@@ -4,7 +4,7 @@ Pure: no wire, no store, no clock, no chance of its own. The engine's shell (eng
 the record; engine may import it.
 """
 
-from fireline_controller.recovery.deciding import decide, ended
+from fireline_controller.recovery.deciding import backoff, decide, ended
 from fireline_controller.recovery.model import (
     Capped,
     Held,
@@ -31,6 +31,7 @@ __all__ = [
     "Tripped",
     "Verdict",
     "Window",
+    "backoff",
     "decide",
     "ended",
     "parse_window",

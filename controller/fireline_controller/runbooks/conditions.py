@@ -143,5 +143,7 @@ def _of_another_step(examined: Examined, text: str, path: Path) -> str:
     if later:
         return f"step {later[0]!r} has not run before step {here.id!r}: use one before it"
     if isinstance(here.do, Manual) and _OF_A_HOST.search(text):
-        return f"step {here.id!r} is a person's, once for all hosts: use `fleet.STEP.not_ok` and the like"
+        return (
+            f"step {here.id!r} is a person's, once for all hosts: use `fleet.STEP.ok < fleet.STEP.total` and the like"
+        )
     return ""

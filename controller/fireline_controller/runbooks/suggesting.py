@@ -45,7 +45,12 @@ class Alert:
 
 @dataclass(frozen=True)
 class Signals:
-    """What is known of an incident. `unreachable`: hosts of it that gave no answer."""
+    """What is known of an incident.
+
+    Attributes:
+        unreachable: hosts of it that gave no answer.
+        refusals: what hosts said that failed, by host: a full disk can't be captured, and says so.
+    """
 
     severity: str
     title: str
@@ -53,6 +58,7 @@ class Signals:
     alerts: Sequence[Alert] = ()
     hosts: Sequence[Host] = ()
     unreachable: Sequence[str] = ()
+    refusals: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ def affected(signals: Signals) -> Mapping[str, str]:
 
 def _texts(signals: Signals) -> Iterator[tuple[str, str]]:
     yield "the title", signals.title
+    yield from ((f"what {host} answered", text) for host, text in sorted(signals.refusals.items()))
     for alert in signals.alerts:
         # ServiceDown is two words to people
         yield f"the alert {alert.name}", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", alert.name)

@@ -20,10 +20,9 @@ PARAMETERS: Final = (
 )
 
 _HINTS: Final = {
-    "full": "every connection is taken, even those kept for superusers: end one backend of an idle session with"
-    " process.kill, then ask again",
+    "full": "every connection is taken, even those kept for superusers: postgres.make_room ends an idle one",
     "starting": "it does not take connections yet, or no more; ask again in a moment",
-    "down": "it does not listen; look at its log, start it with service.start or container.restart",
+    "down": "it does not listen; look at its log, start it with system.service_start or container.restart",
     "hung": "it, or its disk, hangs: look at the host's processes in uninterruptible sleep",
     "denied": "its pg_hba.conf must let its own system user in through the socket (`local all postgres peer`)",
     "absent": "name it with `service`, or with `socket` and `port`",

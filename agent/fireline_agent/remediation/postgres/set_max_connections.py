@@ -63,7 +63,10 @@ def _warnings(facts: Facts, to: int) -> list[str]:
     takers = connections.takers(facts)
     dropped = sum(count for _, count in takers)
     greediest = ", ".join(f"{count} of {application or 'unnamed'}" for (application, _, _), count in takers[:5])
-    found = [f"it holds after a restart, which drops {dropped} sessions ({greediest or 'none'}) and their transactions"]
+    found = [
+        f"it holds after a restart, which drops {dropped} sessions ({greediest or 'none'}) and their transactions:"
+        " container.restart or system.service_restart"
+    ]
     if to > _POOLER_ABOVE:
         found.append(f"{to} connections are {to} processes: a pooler such as PgBouncer in front of it serves more")
     if to > facts["max_connections"] and facts["setting"]["replicas"]:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from fireline_agent.hands import rewrite
+from fireline_agent.hands.printable import printable
 from fireline_agent.remediation.action import Action, ActionError, Change, Facts, Params, Plan, Tools, Verified
 from fireline_agent.remediation.security import aside, dependents, rotation
 from fireline_wire.actions import ActionSpec, Kind, Parameter, Result, Risk
@@ -30,12 +31,13 @@ def gather(tools: Tools, params: Params) -> Facts:
     """The keys of the folder by their public halves."""
     folder = _on_host(tools, params["folder"])
     try:
-        names = sorted(p.name for p in folder.iterdir() if _NAME.match(p.name))
+        names = sorted(p.name for p in folder.iterdir() if p.name.startswith("ssh_host_"))
     except OSError as error:
         raise ActionError(f"{params['folder']}: {error.strerror}: where are sshd's keys?", reason="not_found") from None
-    found = [_key(tools, f"{params['folder']}/{name}") for name in names]
+    found = [_key(tools, f"{params['folder']}/{name}") for name in names if _NAME.match(name)]
     return {
         "keys": found,
+        "others": [name for name in names if not _NAME.match(name.removesuffix(".pub"))],
         "is_allowed": all(tools.allows_path(key["path"]) for key in found),
         "dependents": dependents.gather(tools, params["dependents"], ()),
     }
@@ -55,6 +57,8 @@ def plan(facts: Facts, params: Params) -> Plan:
     ]
     after = dependents.changes(facts["dependents"])
     warnings = ["whoever connects is warned of a changed host key until known_hosts has the new fingerprints"]
+    if facts["others"]:
+        warnings.append(f"left as they are: {', '.join(map(printable, facts['others']))}; certificates fit no new key")
     if not after:
         warnings.append("no dependents are named: sshd serves the former keys until it is started again (service:ssh)")
     rows = [{"kind": key["kind"], "fingerprint": key["fingerprint"]} for key in keys]
