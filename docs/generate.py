@@ -344,6 +344,11 @@ def actions_json() -> str:
     return json.dumps([spec.to_document() for spec in action_specs()], indent=1) + "\n"
 
 
+def actions_index() -> str:
+    """What an agent at rest knows of the actions."""
+    return "".join(f"{spec.name} {spec.risk} {'undo' if spec.undo else '-'}\n" for spec in action_specs())
+
+
 def actions_page() -> str:
     """Every action with what it takes, tells and risks."""
     specs = action_specs()
@@ -480,6 +485,7 @@ def pages() -> dict[Path, str]:
         HERE / "runbook.schema.json": schema.text(),
         HERE / "actions.md": actions_page(),
         HERE.parent / "protos/fireline_wire/actions.json": actions_json(),
+        HERE.parent / "protos/fireline_wire/actions.index": actions_index(),
     }
 
 

@@ -5,7 +5,6 @@ so that the controller can check a command or a runbook without asking a host. V
 same rules. Leaves to others: doing anything (the agent's remediation).
 """
 
-import difflib
 import json
 import posixpath
 import re
@@ -15,6 +14,8 @@ from enum import StrEnum
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Self
+
+from fireline_wire.action_index import nearest as nearest
 
 MAX_TEXT: Final = 4096  # characters of one value
 MAX_ITEMS: Final = 1000  # of one list
@@ -272,11 +273,6 @@ class ActionSpec:
 @cache
 def catalogue() -> Mapping[str, ActionSpec]:
     """Every action of this version, by name."""
-    return read_catalogue()
-
-
-def read_catalogue() -> Mapping[str, ActionSpec]:
-    """The same, and nothing of it is kept in memory: for an agent at rest."""
     documents = json.loads((files("fireline_wire") / "actions.json").read_text())
     return {spec.name: spec for spec in map(ActionSpec.from_document, documents)}
 
@@ -297,12 +293,6 @@ def bounded(result: Mapping[str, Any], limit_bytes: int) -> dict[str, Any]:
         else:
             del kept[largest]
     return {**kept, "truncated": sorted(cut)} if cut else kept
-
-
-def nearest(name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    """A hint for a name that is not known."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def _as_json(value: Any) -> str:

@@ -4,6 +4,7 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
 from fireline_agent.remediation import applying
@@ -24,8 +25,14 @@ def main() -> None:
     began = time.perf_counter()
     plan = applying.planned(action, Tools(), params)
     seconds = time.perf_counter() - began
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak << 10, "files": plan.result["files"]}))
+    peak_kib = max(_own_peak_kib(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak_kib << 10, "files": plan.result["files"]}))
+
+
+def _own_peak_kib() -> int:
+    """Not ru_maxrss, which holds the peak of whoever started us, from before the exec."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":

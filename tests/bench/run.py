@@ -328,9 +328,9 @@ BENCHES: dict[str, Callable[[Plan], Report]] = {
     "gigabyte": large,
     "journal": journal,
     "isolation": isolation,
-    "runs": runs,
     "disk": disk,
     "logs": analysis,
+    "runs": runs,
 }
 
 

@@ -157,9 +157,9 @@ def test_a_killed_run_leaves_nothing_for_long() -> None:
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as killed:
         assert killed.stdout is not None
         folder, agent = killed.stdout.readline().split()
-        running = Process.of(int(agent))
+        process = Process.of(int(agent))
         killed.kill()
-    running.wait_gone(within_s=5)
+    process.wait_gone(within_s=5)
     assert Path(folder).is_dir()
 
     with laid(1):

@@ -43,7 +43,7 @@ def _kinds(fleet: Fleet, operation: str) -> list[str]:
 
 
 @contextmanager
-def _policy(fleet: Fleet, host: Host, text: str) -> Iterator[None]:
+def host_policy(fleet: Fleet, host: Host, text: str) -> Iterator[None]:
     """The host's own rules while the block lasts."""
     host.write("/etc/fireline/policy.toml", text.encode())
     _restarted(fleet, host)
@@ -162,7 +162,7 @@ def test_what_a_host_forbids_is_denied(fleet: Fleet) -> None:
 
     web1 = fleet.lab["web1"]
     _planted(web1)
-    with _policy(fleet, web1, 'writable = ["/var/log"]\ndeny_actions = ["system.*"]\n'):
+    with host_policy(fleet, web1, 'writable = ["/var/log"]\ndeny_actions = ["system.*"]\n'):
         path = fleet.json(*QUARANTINE, "-t", "web1", "--plan", status=1)
         own = fleet.json("action", "run", "system.process_kill", "-t", "web1", "-p", "pid=2", "--plan", status=1)
         shown = fleet.json("host", "show", "web1")["actions"]
@@ -189,7 +189,7 @@ def test_nothing_is_destroyed_before_it_is_sealed(fleet: Fleet) -> None:
     db1 = fleet.lab["db1"]
     clean = ("action", "run", "disk.clean_logs", "-t", "db1", "-p", "roots=/srv/logs", "-p", "older_than=0")
     db1.run(["sh", "-c", "mkdir -p /srv/logs && echo old > /srv/logs/a.log"])
-    with _policy(fleet, db1, 'actions = ["risk:read", "disk.*"]\n'):
+    with host_policy(fleet, db1, 'actions = ["risk:read", "disk.*"]\n'):
         plan = fleet.json(*clean, "--plan")
         refusal = asyncio.run(_applied_bare(fleet, plan["operation"]))
         assert refusal is not None

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.fleet import Fleet
+from tests.integration.test_actions import host_policy
+from tests.lab.engine import IMAGE, docker
 from tests.remediation.watching import files_with
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
@@ -108,3 +110,38 @@ def test_an_account_is_disabled_by_command(fleet: Fleet) -> None:
     fleet.fireline("action", "undo", document["operation"], "--reason", "drill")
     assert host.run(["getent", "shadow", "mallory"]).split(":")[7] == ""
     host.run(["userdel", "--remove", "mallory"], check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.docker
+def test_a_service_is_rebuilt_by_command(engine_fleet: Fleet) -> None:
+    """What it destroys is sealed first; then data and container are other ones; and all is put back."""
+    [host] = engine_fleet.lab
+    labels = ["--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=db"]
+    docker(host, "volume", "create", "shop_data")
+    run = ["run", "-d", "--name", "shop-db-1", *labels, "-v", "shop_data:/data", IMAGE, "sleep", "600"]
+    first = docker(host, *run)
+    docker(host, "exec", "shop-db-1", "sh", "-c", "echo bad >/data/backdoor")
+    host.run(["sh", "-c", "mkdir -p /srv/good && echo yes >/srv/good/good && tar -C /srv/good -czf /srv/good.tgz ."])
+    sha256 = host.run(["sha256sum", "/srv/good.tgz"]).split()[0]
+
+    with host_policy(engine_fleet, host, 'actions = ["security.rebuild"]\n'):
+        given = {
+            "project": "shop",
+            "backup": "/srv/good.tgz",
+            "backup_sha256": sha256,
+            "restore_to": "volume:shop_data",
+        }
+        params = [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
+        arguments = ("-t", host.name, *params, "--reason", "break-in", "--yes")
+        document = engine_fleet.json("action", "run", "security.rebuild", *arguments)
+
+        assert document["counts"] == {"ok": 1}, document
+        assert docker(host, "exec", "shop-db-1", "ls", "/data") == "good"
+        assert docker(host, "inspect", "--format", "{{.Id}}", "shop-db-1") != first
+        evidence = engine_fleet.json("evidence", "list", "--host", host.name)["evidence"]
+        assert evidence[0]["profile"].startswith("evidence")
+        engine_fleet.fireline("action", "undo", document["operation"], "--reason", "drill")
+        assert docker(host, "inspect", "--format", "{{.Id}}", "shop-db-1") == first
+        assert docker(host, "exec", "shop-db-1", "ls", "/data") == "backdoor"
+    docker(host, "rm", "-f", "shop-db-1")

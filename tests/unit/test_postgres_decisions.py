@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from fireline_agent.hands import sql_text
 from fireline_agent.hands.postgres import pick
 from fireline_agent.hands.psql import Place, PsqlError
+from fireline_agent.remediation.postgres import make_room
 from fireline_agent.remediation.postgres.sessions import Session, tree
 
 A, B = "a" * 64, "b" * 64
@@ -109,3 +110,25 @@ def test_a_connection_string_can_not_be_escaped_from() -> None:
     conninfo = Place(database="x' host='evil\\").conninfo()
 
     assert "dbname='x\\' host=\\'evil\\\\'" in conninfo
+
+
+@pytest.mark.parametrize(
+    ("title", "state"),
+    [
+        (b"postgres: app shop 198.18.0.7(5432) idle in transaction", b"idle in transaction"),
+        (b"postgres: 15/main: app shop [local] idle", b"idle"),
+        (b"postgres: app shop [local] idle in transaction (aborted)", b"idle in transaction (aborted)"),
+        (b"postgres: app shop [local] SELECT", None),
+        (b"postgres: app shop [local] idle in transaction waiting", None),
+        (b"postgres: walsender app 198.18.0.7(5432) streaming 0/3000060", None),
+        (b"postgres: 15/main: autovacuum worker shop", None),
+        (b"postgres: logical replication launcher ", None),
+        (b"/usr/lib/postgresql/15/bin/postgres -D /data", None),
+        (b"vim postgres: app shop [local] idle", None),
+    ],
+)
+def test_only_idle_backends_are_known_by_their_titles(title: bytes, state: bytes | None) -> None:
+    """With a cluster's name or without; nothing that works, replicates or belongs to the server."""
+    found = make_room._TITLE.match(title)
+
+    assert (found[4] if found else None) == state

@@ -7,7 +7,8 @@ import pytest
 
 from fireline_agent.remediation.action import Change, Plan
 from fireline_agent.remediation.order import APPLY, Order
-from fireline_agent.remediation.record import RecordFile, Records, Written, close_cut_short
+from fireline_agent.remediation.record import RecordFile, Written, close_cut_short
+from fireline_agent.remediation.records import Records
 
 ORDER = Order("r-1", APPLY, "disk.clean_logs", {"roots": ["/x"]}, is_undoable=True)
 CHANGES = tuple(Change("file", f"file {n}", f"remove {n}", {"n": n, "name": "\udcff"}) for n in range(3))
@@ -30,9 +31,8 @@ def test_what_is_done_and_what_is_in_doubt_are_told_apart(tmp_path: Path) -> Non
     record.failed(1, "no")
     record.starting(2, CHANGES[2])
 
-    ((found, written),) = records.unfinished()
-
-    assert found == folder
+    assert list(records.unfinished()) == [folder]
+    written = Written.read(folder)
     assert (written.count, written.order) == (3, ORDER)
     assert {index: (one.change, one.kept) for index, one in written.done.items()} == {0: (CHANGES[0], {"was": 1})}
     assert written.in_doubt == ["file 2"]

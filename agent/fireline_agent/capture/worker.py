@@ -133,11 +133,16 @@ class Worker:
         elif isinstance(module, str):
             self._emit_unrun(index, "failed", module)
         else:
-            self._running[row] = self._fork(index, order, module)
+            self._running[row] = self._fork(index, order, module, share_bytes=self._share_bytes(row))
 
-    def _fork(self, index: int, order: CollectorOrder, module: ModuleType) -> _Running:
+    def _share_bytes(self, row: int) -> int:
+        """What the next of a row may write: as much is left for each row that has yet to begin one."""
+        waiting = sum(bool(w) for r, w in enumerate(self._rows) if r != row and r not in self._running)
+        return max(0, self._budget_bytes) // (1 + waiting)
+
+    def _fork(self, index: int, order: CollectorOrder, module: ModuleType, *, share_bytes: int) -> _Running:
         group = self._group(index, order)
-        output_bytes = min(order.limits.output_bytes, max(0, self._budget_bytes))
+        output_bytes = min(order.limits.output_bytes, share_bytes)
         self._budget_bytes -= output_bytes  # what it leaves comes back when it ends
         count = len(self._order.collectors)
         task = child.Task(

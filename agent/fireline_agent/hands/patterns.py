@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Final
 
 MAX_PATTERN: Final = 1000  # characters
+_BREAK: Final = 10  # a line's end
 _SAMPLE_BYTES: Final = 1 << 13  # of a block, to see which letters are rare in it
 _RARE: Final = 300  # bytes for one of the letter, at least: each costs as much as so many bytes of a plain search
 BLOCK_TIMEOUT_S: Final = 5.0  # a block of 1 MiB takes a sound expression some hundredths
@@ -36,11 +37,11 @@ def text(words: list[str], *, is_case_ignored: bool = False) -> Find:
     raw = [word.encode(errors="surrogateescape") for word in words]
 
     def find(buffer: bytearray, begin: int, end: int) -> list[int]:
-        return _merged([_lines(_finder(word, buffer, begin, end), buffer, begin, end) for word in raw])
+        return _merged([_with(word, buffer, begin, end) for word in raw])
 
     def find_in_any_case(buffer: bytearray, begin: int, end: int) -> list[int]:
         block = buffer[begin:end].lower()
-        found = [_lines(_finder(word.lower(), block, 0, len(block)), block, 0, len(block)) for word in raw]
+        found = [_with(word.lower(), block, 0, len(block)) for word in raw]
         return [begin + start for start in _merged(found)]
 
     return find_in_any_case if is_case_ignored else find
@@ -68,24 +69,32 @@ def expression(pattern: str, *, is_case_ignored: bool = False) -> Find:
     return bounded
 
 
-def _finder(word: bytes, buffer: bytearray, begin: int, end: int) -> Callable[[int], int]:
-    """A function that finds the next place of a word, by way of its rarest letter where that is rare in these lines.
+def _with(word: bytes, buffer: bytearray, begin: int, end: int) -> list[int]:
+    """Where the lines with a word begin; by way of its rarest letter where that is rare in these lines.
 
     One letter is found at memory's speed (memchr(3)), a word several times slower.
     """
     sample = buffer[begin : min(end, begin + _SAMPLE_BYTES)]
     count, letter = min((sample.count(letter), letter) for letter in set(word))
     if count * _RARE > len(sample):
-        return lambda place: buffer.find(word, place, end)
-    offset = word.index(letter)
+        return _lines(lambda place: buffer.find(word, place, end), buffer, begin, end)
+    return _by_letter(word, word.index(letter), buffer, begin, end)
 
-    def after(place: int) -> int:
-        at = buffer.find(letter, place + offset, end)
-        while at >= 0 and not buffer.startswith(word, at - offset, end):
-            at = buffer.find(letter, at + 1, end)
-        return at - offset if at >= 0 else -1
 
-    return after
+def _by_letter(word: bytes, offset: int, buffer: bytearray, begin: int, end: int) -> list[int]:
+    """As `_lines`, written out: a call less for each line is a fifth of the time where there are many."""
+    find, letter, found = buffer.find, word[offset], []
+    at = find(letter, begin + offset, end)
+    while at >= 0:
+        if buffer.startswith(word, at - offset, end):
+            found.append(buffer.rfind(_BREAK, begin, at) + 1 or begin)
+            at = find(_BREAK, at, end)
+            if at < 0:
+                break
+            at = find(letter, at + 1 + offset, end)
+        else:
+            at = find(letter, at + 1, end)
+    return found
 
 
 def _merged(found: list[list[int]]) -> list[int]:

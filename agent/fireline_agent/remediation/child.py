@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,9 +25,9 @@ from fireline_agent.hands.roots import Roots
 from fireline_agent.policy import is_below
 from fireline_agent.remediation import applying
 from fireline_agent.remediation.action import Action, ActionError, Change, Plan, Tools, load
-from fireline_agent.remediation.order import APPLY, PLAN, Means, Order, key
+from fireline_agent.remediation.order import APPLY, PLAN, UNDO, Means, Order, key
 from fireline_agent.remediation.record import RecordFile, Written, ending
-from fireline_wire.actions import MAX_RESULT_BYTES, bounded
+from fireline_wire.actions import MAX_RESULT_BYTES, BadValue, bounded
 
 _TOLD_EVERY_S: Final = 0.2
 _MAX_SENTENCE: Final = 4000  # characters of what is told of an end
@@ -110,12 +110,16 @@ def run(order: Order, means: Means, say: Callable[[Mapping[str, Any]], None]) ->
     """Do what was ordered and say how it went; what an action raises by its own fault ends here."""
     try:
         action = load(order.action)
+        if order.kind != UNDO:
+            order = replace(order, params=action.spec.check(order.params))
         if order.kind == PLAN:
             say(_plan(action, order, means, say))
         elif order.kind == APPLY:
             _apply(action, order, means, say)
         else:
             _undo(action, order, means, say)
+    except BadValue as error:
+        say(_refused("invalid_request", str(error)))
     except ActionError as error:
         say(_refused(_REASONS.get(error.reason, "action_refused"), str(error)))
     except applying.PlanChanged as error:

@@ -1,34 +1,23 @@
 """The durable record of one application or undo: what will be done, what is being done, what was done, how it ended.
 
-A folder for each request id, with the order and a file of lines. A line is on the disk before what it announces is
+A file of lines beside the order. A line is on the disk before what it announces is
 done; a line that a crash tore is dropped. On a full disk the work goes on, since it may be what frees the disk: lines
-then wait in memory until there is room. Leaves to others: request ids (ledger).
+then wait in memory until there is room. Leaves to others: where records lie (records).
 
 Invariants I2 and I6.
 """
 
-import errno
 import json
-import logging
 import os
-import shutil
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from fireline_agent.remediation.action import Change, Plan
 from fireline_agent.remediation.applying import Done
-from fireline_agent.remediation.order import Order, key
-from fireline_wire import durable
-
-log = logging.getLogger(__name__)
-
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_SET_ASIDE_BYTES: Final = 256 << 10  # for the records of some dozen applications on a full disk
-_SPARE: Final = "spare"
+from fireline_agent.remediation.order import Order
+from fireline_agent.remediation.records import NO_SPACE, order_of
 
 
 class RecordFile:
@@ -76,7 +65,7 @@ class RecordFile:
             if is_synced or not self._is_bulk:
                 os.fdatasync(self._descriptor)
         except OSError as error:
-            if error.errno not in _NO_SPACE:
+            if error.errno not in NO_SPACE:
                 raise
 
     def close(self) -> None:
@@ -108,7 +97,7 @@ class Written:
         Raises:
             OSError, ValueError: it holds no record.
         """
-        found = cls(Order.from_json((folder / "order.json").read_bytes()))
+        found = cls(order_of(folder))
         for event in _lines(folder / "record"):
             found._take(event)
         return found
@@ -146,77 +135,6 @@ def ending(written: Written, status: str, detail: str, **more: Any) -> dict[str,
         "refusal": "",
         **more,
     }
-
-
-class Records:
-    """All records of this host, below one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._set_aside()
-
-    def create(self, order: Order) -> Path:
-        """Make the folder of an order, durably; what is set aside is used where the disk is full.
-
-        Raises:
-            OSError: it can't be made.
-        """
-        try:
-            return self._create(order)
-        except OSError as error:
-            if error.errno not in _NO_SPACE:
-                raise
-        (self.folder / _SPARE).unlink(missing_ok=True)
-        return self._create(order)
-
-    def find(self, request_id: str) -> Path | None:
-        """The folder of a request id."""
-        folder = self.folder / key(request_id)
-        return folder if (folder / "order.json").exists() else None
-
-    def unfinished(self) -> Iterator[tuple[Path, Written]]:
-        """Records without an end; a folder that a crash left without an order is removed, since nothing was done."""
-        for folder in sorted(self.folder.iterdir()):
-            if not folder.is_dir():
-                continue
-            try:
-                written = Written.read(folder)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("record can't be read", extra={"folder": str(folder), "why": str(error)})
-                if not (folder / "order.json").exists():
-                    shutil.rmtree(folder, ignore_errors=True)
-                continue
-            if written.ending is None:
-                yield folder, written
-
-    def expire(self, *, older_than_s: float) -> int:
-        """Delete ended records that are older; what was put aside for their undo stays."""
-        limit, count = time.time() - older_than_s, 0
-        for folder in self.folder.iterdir():
-            with suppress(OSError):
-                if folder.is_dir() and folder.stat().st_mtime < limit and (folder / "record").stat().st_mtime < limit:
-                    shutil.rmtree(folder)
-                    count += 1
-        self._set_aside()
-        return count
-
-    def _create(self, order: Order) -> Path:
-        folder = self.folder / key(order.request_id)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        durable.replace(folder / "order.json", order.to_json())
-        durable.sync_folder(self.folder)
-        return folder
-
-    def _set_aside(self) -> None:
-        spare = self.folder / _SPARE
-        if spare.exists():
-            return
-        try:
-            spare.write_bytes(os.urandom(_SET_ASIDE_BYTES))  # random: no disk stores it as a hole
-        except OSError as error:
-            spare.unlink(missing_ok=True)
-            log.warning("no bytes are set aside for records", extra={"path": str(spare), "why": str(error)})
 
 
 def close_cut_short(folder: Path, status: str, detail: str, refusal: str = "") -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from fireline_agent.errors import RefusedError
 from fireline_agent.hands.cgroup import Group, GroupLimits
 from fireline_agent.hands.process import start_module
 from fireline_agent.remediation.order import Means, Order
-from fireline_agent.remediation.record import Records, close_cut_short
+from fireline_agent.remediation.records import Records, closed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -197,7 +197,7 @@ class Runner:
         return await self._closed(running, "failed", f"its process {_how(end)}; see the agent's log")
 
     async def _closed(self, running: Running, status: str, detail: str, refusal: str = "") -> Mapping[str, Any]:
-        return await self._call(close_cut_short, running.folder, status, detail, refusal)
+        return await self._call(closed, running.folder, status, detail, refusal)
 
     async def _process(
         self,

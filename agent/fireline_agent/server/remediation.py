@@ -8,7 +8,6 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from fireline_agent.config import Config
@@ -16,11 +15,11 @@ from fireline_agent.errors import RefusedError
 from fireline_agent.ledger import Command
 from fireline_agent.policy import Policy
 from fireline_agent.remediation.order import APPLY, PLAN, UNDO, Order
-from fireline_agent.remediation.record import Records, Written, close_cut_short
+from fireline_agent.remediation.records import Records, closed, order_of
 from fireline_agent.remediation.runner import Progress, Runner, Running
 from fireline_agent.server.commands import Commands, checked, refuse_dry_run, require_short
 from fireline_agent.server.edge import Context, Places, streaming, unary
-from fireline_wire.actions import ActionSpec, BadValue, Risk, nearest, read_catalogue
+from fireline_wire import action_index
 from fireline_wire.v1 import common_pb2, remediation_pb2, remediation_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ T = TypeVar("T")
 
 _MAX_PARAMS: Final = 256 << 10  # characters
 _MAX_ID: Final = 100
-_RESTARTED: Final = "the agent ended in the middle and was started again; nothing more was done"
+_RESTARTED: Final = "the agent ended in the middle and was started again"
 
 
 class RemediationService(remediation_pb2_grpc.RemediationServicer):
@@ -66,12 +65,14 @@ class RemediationService(remediation_pb2_grpc.RemediationServicer):
 
     async def recover(self, unfinished: tuple[str, ...]) -> None:
         """Close what a crash cut short, never to be done again, and note the ends that were not noted any more."""
-        for request_id, end in await self._off_loop(_closed, self._records):
-            log.warning("an action was cut short", extra={"request_id": request_id, "in_doubt": end["in_doubt"]})
+        # On the loop itself: nobody is served yet, and an agent at rest needs no thread for this.
+        for left in list(self._records.unfinished()):
+            end = await self._off_loop(closed, left, "interrupted", _RESTARTED)
+            log.warning("an action was cut short", extra={"folder": str(left), "in_doubt": end["in_doubt"]})
         for request_id in unfinished:
             folder = self._records.find(request_id)
             if folder is not None:
-                end = (await self._off_loop(Written.read, folder)).ending or {}
+                end = await self._off_loop(closed, folder, "interrupted", _RESTARTED)
                 await self._commands.finish(request_id, _message(end).SerializeToString())
 
     @unary
@@ -79,11 +80,11 @@ class RemediationService(remediation_pb2_grpc.RemediationServicer):
         """What it would do; of an action that only reads, what it found. Not remembered: it changes nothing."""
         self._policy.require_service("Remediation")
         checked("Plan", request)
-        spec, params = _asked(request.action, request.params_json)
-        self._policy.require_action(spec.name, spec.risk)
+        indexed = _indexed(request.action)
+        self._policy.require_action(request.action, indexed.risk)
+        order = _order(request.context, PLAN, request.action, _params(request.params_json))
         with self._slots.taken():
             self._require_serving()
-            order = _order(request.context, PLAN, spec, params)
             return _plan(await self._runner.plan(order, deadline_s=self._deadline_s(context)))
 
     @streaming
@@ -95,11 +96,15 @@ class RemediationService(remediation_pb2_grpc.RemediationServicer):
         refuse_dry_run(request)
         command = checked("Apply", request)
         require_short("plan_sha256", request.plan_sha256, 64)
-        spec, params = _asked(request.action, request.params_json)
-        if spec.risk is Risk.READ:
-            raise RefusedError("invalid_request", f"action: {spec.name} only reads: its plan is what it found")
-        self._policy.require_action(spec.name, spec.risk)
-        order = replace(_order(request.context, APPLY, spec, params), plan_sha256=request.plan_sha256)
+        indexed = _indexed(request.action)
+        if indexed.risk == action_index.READ:
+            raise RefusedError("invalid_request", f"action: {request.action} only reads: its plan is what it found")
+        self._policy.require_action(request.action, indexed.risk)
+        order = replace(
+            _order(request.context, APPLY, request.action, _params(request.params_json)),
+            plan_sha256=request.plan_sha256,
+            is_undoable=indexed.is_undoable,
+        )
         async for event in self._told(command, order, context):
             yield event
 
@@ -114,9 +119,8 @@ class RemediationService(remediation_pb2_grpc.RemediationServicer):
         wanted = request.applied_request_id
         require_short("applied_request_id", wanted, _MAX_ID)
         applied = await self._applied(wanted)
-        spec = _spec(applied.order.action)
-        self._policy.require_action(spec.name, spec.risk)
-        order = replace(_order(request.context, UNDO, spec, applied.order.params), applied=wanted)
+        self._policy.require_action(applied.action, _indexed(applied.action).risk)
+        order = replace(_order(request.context, UNDO, applied.action, applied.params), applied=wanted)
         async for event in self._told(command, order, context):
             yield event
 
@@ -169,7 +173,7 @@ class RemediationService(remediation_pb2_grpc.RemediationServicer):
             folder = self._records.find(command.request_id)
             if folder is None:  # it was noted and never ran
                 return True, await self._start(command, order, context)
-            end = _message(await self._off_loop(close_cut_short, folder, "interrupted", _RESTARTED))
+            end = _message(await self._off_loop(closed, folder, "interrupted", _RESTARTED))
             await self._commands.finish_with_room(command.request_id, end.SerializeToString())
             return True, end
 
@@ -193,18 +197,18 @@ class RemediationService(remediation_pb2_grpc.RemediationServicer):
             # The record still knows it: the next start of the agent notes it.
             log.exception("end of an action could not be noted", extra={"request_id": request_id})
 
-    async def _applied(self, request_id: str) -> Written:
+    async def _applied(self, request_id: str) -> Order:
         folder = self._records.find(request_id)
         if folder is None:
             raise RefusedError("not_found", f"this host has no record of an action {request_id!r}, so no way back")
         if self._runner.find(request_id) is not None:
             raise RefusedError("busy", f"the action {request_id} is still in work; cancel it, or wait for its end")
-        written = await self._off_loop(Written.read, folder)
-        if written.order.kind != APPLY:
+        applied = await self._off_loop(order_of, folder)
+        if applied.kind != APPLY:
             raise RefusedError("invalid_request", f"applied_request_id: {request_id} is an undo itself")
-        if not written.order.is_undoable:
-            raise RefusedError("unsupported", f"{written.order.action} can't be taken back")
-        return written
+        if not applied.is_undoable:
+            raise RefusedError("unsupported", f"{applied.action} can't be taken back")
+        return applied
 
     def _require_serving(self) -> None:
         if self._is_draining:
@@ -219,25 +223,16 @@ class RemediationService(remediation_pb2_grpc.RemediationServicer):
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
 
-def _closed(records: Records) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(written.order.request_id, _cut_short(folder, written)) for folder, written in list(records.unfinished())]
-
-
-def _cut_short(folder: Path, written: Written) -> Mapping[str, Any]:
-    counted = f"{len(written.done)} of {written.count} changes were done" if written.is_planned else "nothing was done"
-    return close_cut_short(folder, "interrupted", f"{_RESTARTED}; {counted}")
-
-
-def _spec(name: str) -> ActionSpec:
-    known = read_catalogue()
+def _indexed(name: str) -> action_index.Indexed:
+    known = action_index.read()
     if name not in known:
-        raise RefusedError("not_found", f"this agent has no action {name[:100]!r}; {nearest(name[:100], known)}")
+        near = action_index.nearest(name[:100], known)
+        raise RefusedError("not_found", f"this agent has no action {name[:100]!r}; {near}")
     return known[name]
 
 
-def _asked(name: str, params_json: str) -> tuple[ActionSpec, dict[str, Any]]:
-    """The action with all its parameters, checked."""
-    spec = _spec(name)
+def _params(params_json: str) -> dict[str, Any]:
+    """The parameters as they came; the action's own process checks them."""
     require_short("params_json", params_json, _MAX_PARAMS)
     try:
         given = json.loads(params_json or "{}")
@@ -245,19 +240,15 @@ def _asked(name: str, params_json: str) -> tuple[ActionSpec, dict[str, Any]]:
         given = None
     if not isinstance(given, dict):
         raise RefusedError("invalid_request", "params_json: wanted a JSON object")
-    try:
-        return spec, spec.check(given)
-    except BadValue as error:
-        raise RefusedError("invalid_request", str(error)) from None
+    return given
 
 
-def _order(context: common_pb2.CommandContext, kind: str, spec: ActionSpec, params: Mapping[str, Any]) -> Order:
+def _order(context: common_pb2.CommandContext, kind: str, action: str, params: Mapping[str, Any]) -> Order:
     return Order(
         request_id=context.request_id,
         kind=kind,
-        action=spec.name,
+        action=action,
         params=params,
-        is_undoable=bool(spec.undo) and kind == APPLY,
         operation_id=context.operation_id,
         incident_id=context.incident_id,
         operator=context.operator,

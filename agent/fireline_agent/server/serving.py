@@ -24,7 +24,7 @@ from fireline_agent.isolation.upkeep import Kind, News
 from fireline_agent.ledger import Ledger
 from fireline_agent.policy import Policy
 from fireline_agent.remediation.order import Means
-from fireline_agent.remediation.record import Records
+from fireline_agent.remediation.records import Records
 from fireline_agent.remediation.runner import Runner as ActionRunner
 from fireline_agent.server.capture import CaptureService
 from fireline_agent.server.commands import Commands
@@ -38,8 +38,7 @@ from fireline_agent.server.remediation import RemediationService
 from fireline_agent.server.sessions import Sessions
 from fireline_agent.server.transfer import Transfer
 from fireline_agent.server.witness import WitnessService
-from fireline_wire import tls
-from fireline_wire.actions import read_catalogue
+from fireline_wire import action_index, tls
 from fireline_wire.guard import DenyList, RoleGuard
 from fireline_wire.identity import Role
 from fireline_wire.transfer import CHANNEL_ARGUMENTS
@@ -247,7 +246,8 @@ def _build(
 def _actions(parts: Parts) -> list[str]:
     if "Remediation" not in parts.policy.services:
         return []
-    return [spec.name for spec in read_catalogue().values() if parts.policy.allows_action(spec.name, spec.risk)]
+    known = action_index.read()
+    return [name for name, indexed in known.items() if parts.policy.allows_action(name, indexed.risk)]
 
 
 def _add_remediation(parts: Parts, server: grpc.aio.Server, tasks: asyncio.TaskGroup) -> RemediationService:

@@ -20,6 +20,8 @@ postgres_app = typer.Typer(
 app.add_typer(log_app, name="log")
 app.add_typer(postgres_app, name="postgres")
 
+_READING = 0.75  # of a host's deadline, for the reading itself
+
 _Path = Annotated[
     list[str] | None,
     typer.Option(
@@ -87,7 +89,7 @@ def search(
     state: options.State = None,
 ) -> None:
     """Search logs."""
-    given = {"regex" if regex else "text": pattern, **_logs(path, container)}
+    given = {"regex" if regex else "text": pattern, **_logs(path, container, host_deadline)}
     wish = _wish(target, without, incident, yes=yes, host_deadline=host_deadline, json=json)
     _ask("logs.search", given, param, wish, state)
 
@@ -115,7 +117,7 @@ def errors(
 ) -> None:
     """Count errors."""
     wish = _wish(target, without, incident, yes=yes, host_deadline=host_deadline, json=json)
-    _ask("logs.errors", _logs(path, container), param, wish, state)
+    _ask("logs.errors", _logs(path, container, host_deadline), param, wish, state)
 
 
 _TIMES_HELP = options.manual(
@@ -145,7 +147,7 @@ def response_times(
 ) -> None:
     """Rank response times."""
     wish = _wish(target, without, incident, yes=yes, host_deadline=host_deadline, json=json)
-    _ask("logs.response_times", _logs(path, container), param, wish, state)
+    _ask("logs.response_times", _logs(path, container, host_deadline), param, wish, state)
 
 
 def _postgres_command(verb: str, action: str, help_text: str) -> None:
@@ -209,10 +211,13 @@ _postgres_command(
 )
 
 
-def _logs(path: list[str] | None, container: list[str] | None) -> dict[str, Any]:
+def _logs(path: list[str] | None, container: list[str] | None, host_deadline: float) -> dict[str, Any]:
     if not path and not container:
         session.fail("no logs are named: give --path or --container", session.USAGE)
-    return {"paths": path or [], "containers": container or []}
+    given: dict[str, Any] = {"paths": path or [], "containers": container or []}
+    if host_deadline:  # a host that stops before it has the time to say what it knows by then
+        given["within"] = max(1, int(host_deadline * _READING))
+    return given
 
 
 def _wish(
@@ -228,7 +233,7 @@ def _ask(action: str, given: Mapping[str, Any], params: list[str] | None, wish: 
 
     spec = catalogue()[action]
     try:
-        work = {**actions.parsed(spec, params or []), **given}
+        work = {**given, **actions.parsed(spec, params or [])}
         spec.check(work)
     except BadValue as error:
         session.fail(str(error), session.USAGE)

@@ -65,7 +65,7 @@ async def _plan(control: "ControlStub", runbook: str, wish: operations.Wish, par
 
 
 _RUN_HELP = options.manual(
-    "Run a runbook on hosts, each step on record before it is made.",
+    "Run a runbook on hosts, every step on record before it is done.",
     "The run goes on after any crash of the controller and does nothing twice. It keeps the version of the runbook "
     "that it began with. While it runs nobody else changes its hosts. Ctrl-C leaves it: a daemon goes on with it; "
     "without one it is parked until `fireline runbook resume`.",
@@ -193,8 +193,8 @@ async def _show(control: "ControlStub", run_id: str, json: bool) -> int:
 
 _APPROVE_HELP = options.manual(
     "Approve or deny the step that a run waits with.",
-    "A denial ends the run.",
-    "The one who started the run can't. `fireline approval show REQUEST` shows exactly what is asked for.",
+    "A denial ends the run, and whoever started it can't approve it. "
+    "`fireline approval show REQUEST` shows exactly what is asked for.",
     examples=(f"fireline --as bob runbook approve {_EXAMPLE}", f"fireline --as bob runbook approve {_EXAMPLE} --deny"),
     exits="Exit status: 0 done; 3 no such run, or it waits for nobody; 4 your word does not count.",
 )
@@ -224,7 +224,7 @@ async def _approve(control: "ControlStub", run_id: str, reason: str, deny: bool,
 
 
 _DONE_HELP = options.manual(
-    "Say what came of a step that is done by hand.",
+    "Say that a step by hand is done, failed or not needed.",
     examples=(
         f'fireline runbook done {_EXAMPLE} cable --note "both ends were loose"',
         f'fireline runbook done {_EXAMPLE} cable --failed --note "no spare"',
@@ -261,9 +261,8 @@ async def _say(control: "ControlStub", run_id: str, step: str, word: str, note: 
 
 
 _CANCEL_HELP = options.manual(
-    "Cancel a run.",
-    "Its hosts stop between two changes, and what is to be done finally is done. What was done stays done: "
-    "`fireline runbook rollback` takes it back.",
+    "Cancel a run, stopping its hosts between two changes.",
+    "Its steps of `finally` are still done. What was done stays done: `fireline runbook rollback` takes it back.",
     examples=(f'fireline runbook cancel {_EXAMPLE} --reason "wrong hosts"',),
     exits=_FOLLOW_EXITS,
 )
@@ -282,8 +281,8 @@ def cancel(
 
 _ROLLBACK_HELP = options.manual(
     "Take back what a run did, the last step first.",
-    "Also of a run that has ended. Each step by its own rollback, or by its action's undo. What can't be taken back is "
-    "said, and keeps nothing else.",
+    "Also of a run that has ended. Each step by its own rollback, or by its action's undo. "
+    "What can't be taken back is said and keeps nothing else.",
     examples=(f'fireline runbook rollback {_EXAMPLE} --reason "it made things worse"',),
     exits=_FOLLOW_EXITS,
 )
@@ -324,7 +323,7 @@ async def _is(control: "ControlStub", run_id: str, wish: str) -> bool:
 
 
 _RESUME_HELP = options.manual(
-    "Go on with a parked or lost run, and watch it.",
+    "Go on with a run that was parked or lost its controller.",
     "One that is driven by a living controller is only watched. What was under way is asked for again under its own "
     "request ids: the hosts do nothing twice.",
     examples=(f"fireline runbook resume {_EXAMPLE}",),

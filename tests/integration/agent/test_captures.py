@@ -97,6 +97,16 @@ async def test_a_collector_that_hangs_is_ended_at_its_deadline(
     assert found.run("well").status == "ok"
 
 
+async def test_a_small_spool_is_shared_by_the_two_rows(tmp_path: Path) -> None:
+    """One that may write as much as the whole room leaves half of it for the one that runs beside it."""
+    async with host(tmp_path) as h:
+        found = await h.capture(
+            collector("hang", deadline_s=1.0), collector("well", beside=True), budget_bytes=LIMITS.output_bytes // 4
+        )
+
+    assert (found.run("well").status, found.run("well").detail) == ("ok", "")
+
+
 @pytest.mark.parametrize("what", ["bytes", "artifacts", "findings"])
 async def test_a_collector_that_writes_without_end_is_cut(tmp_path: Path, what: str) -> None:
     """Bytes, artifacts and findings each have a limit; what is within it is kept."""

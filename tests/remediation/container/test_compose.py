@@ -8,6 +8,7 @@ import pytest
 from fireline_agent.remediation.action import ActionError
 from fireline_agent.remediation.applying import PlanChanged
 from fireline_agent.remediation.compose import recreate, restart, up
+from fireline_agent.remediation.container import prune_containers
 from tests.engine import IMAGE, eventually
 from tests.remediation.container.stage import CHECK, FOREVER, WELL, Stage
 
@@ -109,6 +110,8 @@ def test_one_that_is_put_aside_is_no_part_of_the_project(stage: Stage) -> None:
     assert not stage.rehearse(up.ACTION, project="shop").plan().changes
     changes = stage.rehearse(recreate.ACTION, project="shop").plan().changes
     assert [change.data["name"] for change in changes] == ["shop-web-1"]
+    (warning,) = stage.rehearse(prune_containers.ACTION, age=0).plan().warnings
+    assert warning.startswith("put aside by a recreation, whose undo ends with it: shop-web-1.fireline-old-")
 
 
 def test_a_new_one_that_fails_gives_way_to_the_old_one(stage: Stage) -> None:

@@ -19,12 +19,11 @@ from fireline_agent.remediation.compose.scope import PROJECT, SERVICE, of_projec
 from fireline_agent.remediation.container import restarting
 from fireline_agent.remediation.container.ordering import dependencies_first
 from fireline_agent.remediation.container.reaching import change_of, changing, planned, reading
-from fireline_agent.remediation.container.selection import Container, part
+from fireline_agent.remediation.container.selection import PUT_ASIDE, Container, part
 from fireline_agent.remediation.container.waiting import STOP_TIMEOUT, WAIT, until_well
 from fireline_wire.actions import ActionSpec, Kind, Parameter, Risk
 
 _NEW: Final = ".fireline-new"
-_OLD: Final = ".fireline-old"
 _DIGEST: Final = re.compile(r"(^|@)sha256:[0-9a-f]{64}$")
 _STOP_S: Final = 10  # what an undo gives the new one to end by itself
 _START_S: Final = 60.0
@@ -112,12 +111,12 @@ def _change(container: Container, document: Mapping[str, Any]) -> Change:
 
 def base_name(name: str) -> str:
     """The name without what an application that was cut off may have left on it."""
-    return name.removesuffix(_NEW).partition(_OLD)[0]
+    return name.removesuffix(_NEW).partition(PUT_ASIDE)[0]
 
 
 def aside(container: Container) -> str:
     """The name of one that is put aside."""
-    return f"{base_name(container.name)}{_OLD}-{container.id[:8]}"
+    return f"{base_name(container.name)}{PUT_ASIDE}-{container.id[:8]}"
 
 
 def do(tools: Tools, change: Change, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,9 +135,20 @@ def do(tools: Tools, change: Change, params: Mapping[str, Any]) -> dict[str, Any
                 tools.tell(f"{base_name(old.title)} made anew, waiting for it")
                 until_well(engine, new, base_name(old.title), within_s=params["wait"])
         except (ActionError, EngineError) as error:
-            _put_back(engine, change, new, policy=told["HostConfig"]["RestartPolicy"])
-            raise ActionError(f"the new one failed and the old one is back: {error}") from None
+            raise _given_up(engine, change, new, told, error) from None
     return {"new": new, "policy": told["HostConfig"]["RestartPolicy"]}
+
+
+def _given_up(
+    engine: ChangingEngine, change: Change, new: str, told: Mapping[str, Any], error: Exception
+) -> ActionError:
+    """Put the old one back after an error; what to say of both."""
+    try:
+        _put_back(engine, change, new, policy=told["HostConfig"]["RestartPolicy"])
+    except EngineError as again:
+        old, kept = change.subject, f"{base_name(change.data['name'])}{PUT_ASIDE}-{change.data['id'][:8]}"
+        return ActionError(f"the new one failed ({error}), and {old}, now {kept}, could not be put back: {again}")
+    return ActionError(f"the new one failed and the old one is back: {error}")
 
 
 def _made(engine: ChangingEngine, told: Mapping[str, Any], change: Change, name: str) -> str:
@@ -148,7 +158,7 @@ def _made(engine: ChangingEngine, told: Mapping[str, Any], change: Change, name:
             engine.remove(left["Id"])
     config = config_of(told, old_image=_image_of(engine, told), image=change.data["image"])
     if engine.inspect(change.data["id"])["Name"] == f"/{name}":
-        engine.rename(change.data["id"], base_name(name) + _OLD)
+        engine.rename(change.data["id"], base_name(name) + PUT_ASIDE)
     new = engine.create(name, config)
     for network, endpoint in other_networks(told).items():
         engine.join(new, network, endpoint)

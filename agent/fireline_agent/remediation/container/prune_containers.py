@@ -6,7 +6,7 @@ from typing import Any
 from fireline_agent.remediation.action import Action, ActionError, Change, Plan, Tools, Verified
 from fireline_agent.remediation.container.aging import AGE, FREED, age_s
 from fireline_agent.remediation.container.reaching import change_of, changing, planned, reading
-from fireline_agent.remediation.container.selection import LABEL, Container, matches, number
+from fireline_agent.remediation.container.selection import LABEL, PUT_ASIDE, Container, matches, number
 from fireline_wire.actions import ActionSpec, Risk
 
 _ENDED = ("created", "exited", "dead")
@@ -47,7 +47,9 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
     )
     freed = sum(size for _, size in old)
     summary = f"remove {len(old)} of {len(found)} containers that don't run, {freed >> 20} MiB"
-    return Plan(summary, changes, result={"count": len(old), "freed_bytes": freed})
+    aside = [c.title for c, _ in old if PUT_ASIDE in c.name]
+    warnings = (f"put aside by a recreation, whose undo ends with it: {', '.join(aside)}",) if aside else ()
+    return Plan(summary, changes, warnings, result={"count": len(old), "freed_bytes": freed})
 
 
 def do(tools: Tools, change: Change, _params: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ PROJECT: Final = "com.docker.compose.project"
 SERVICE: Final = "com.docker.compose.service"
 DEPENDS_ON: Final = "com.docker.compose.depends_on"
 REPLACES: Final = "fireline.replaces"  # the id of the container that another was made instead of
+PUT_ASIDE: Final = ".fireline-old"  # in the name of that container
 
 CONTAINER: Final = Parameter("container", Kind.TEXT, "one container, by its name or the head of its id")
 LABEL: Final = Parameter("label", Kind.TEXT, "containers with a label: KEY, or KEY=VALUE")

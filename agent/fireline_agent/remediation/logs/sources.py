@@ -24,7 +24,7 @@ PARAMETERS: Final = (
     Parameter("containers", Kind.TEXTS, "names or Compose services whose logs are read as well", default=[]),
     Parameter("rotated", Kind.BOOL, "also what was rotated away, compressed or not", default=True),
     Parameter("written_within", Kind.DURATION, "only files that were written to within this time; 0: all", default=0),
-    Parameter("within", Kind.DURATION, "stop after this time with what is known by then", default=120, least=1),
+    Parameter("within", Kind.DURATION, "stop after this time with what is known by then", default=90, least=1),
 )
 RESULTS: Final = (
     Result("sources", Kind.ROWS, "source, bytes: what was read; at most 200"),
