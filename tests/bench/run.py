@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fireline_controller.__main__ import GRPC_SWITCHES
 from tests.bench import footprint, gigabyte, isolating, lost, real, record
 from tests.bench.grounds import Grounds, dies_with_us, laid, stand_ins
 from tests.bench.report import Figure, Ratio, Report, table
@@ -296,7 +297,10 @@ def machine() -> dict[str, Any]:
 
 def _measure(name: str, grounds: Grounds, **options: Any) -> dict[str, Any]:
     argv = [sys.executable, "-m", "tests.bench.subjects", name, str(grounds.folder), json.dumps(options)]
-    done = subprocess.run(dies_with_us(argv), capture_output=True, text=True, cwd=_REPOSITORY, check=False, timeout=600)
+    done = subprocess.run(
+        dies_with_us(argv), capture_output=True, text=True, cwd=_REPOSITORY, check=False, timeout=600,
+        env={**os.environ, **GRPC_SWITCHES},
+    )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{name} failed: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
