@@ -166,7 +166,7 @@ class Caller:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            await line.connect(within_s=min(self._settings.dial_s, timeout_s * _DIAL_SHARE))
+            await line.connect(within_s=timeout_s * _DIAL_SHARE, dial_s=self._settings.dial_s)
         except TimeoutError:
             waited_s = loop.time() - began
             raise await self._unconnected(line, "in time", left_s=timeout_s - waited_s) from None
