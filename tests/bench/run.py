@@ -42,18 +42,19 @@ class Plan:
 
 
 def fanout(plan: Plan) -> Report:
-    """A no-op to so many agents, cold and warm, against the same echo in uvloop and in C.
+    """A no-op to so many agents, cold and warm, against the same echo in uvloop, bare and with streams, and in C.
 
     `fleet` is the hosts' room with the fan-out alone, `engine` the whole controller with journal and store.
     """
-    seen: dict[str, list[dict[str, Any]]] = {"fleet": [], "engine": [], "uvloop_echo": [], "c_echo": []}
+    floors = ("uvloop_echo", "stream_echo", "c_echo")
+    seen: dict[str, list[dict[str, Any]]] = {name: [] for name in ("fleet", "engine", *floors)}
     with laid(plan.agents) as grounds:
         for _ in range(plan.repetitions):
             with stand_ins(grounds, "grpc"):
                 for product in ("fleet", "engine"):
                     seen[product].append(_measure(product, grounds, rounds=plan.rounds))
             with stand_ins(grounds, "echo"):
-                for floor in ("uvloop_echo", "c_echo"):
+                for floor in floors:
                     seen[floor].append(_measure(floor, grounds, rounds=plan.rounds))
     cold = {name: Figure.of(f"{name} cold", "ms", [run["cold_s"] * 1e3 for run in runs]) for name, runs in seen.items()}
     warm = {
@@ -70,6 +71,7 @@ def fanout(plan: Plan) -> Report:
         for product in ("fleet", "engine")
         for what, found, floor, goal in (
             ("warm", warm, "uvloop_echo", 2.5),
+            ("warm", warm, "stream_echo", None),
             ("warm", warm, "c_echo", 9),
             ("cold", cold, "c_echo", 1.35),
         )
