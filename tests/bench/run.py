@@ -52,10 +52,10 @@ def fanout(plan: Plan) -> Report:
         for _ in range(plan.repetitions):
             with stand_ins(grounds, "grpc"):
                 for product in ("fleet", "engine"):
-                    seen[product].append(_measure(product, grounds, rounds=plan.rounds))
+                    seen[product].append(measure(product, grounds, rounds=plan.rounds))
             with stand_ins(grounds, "echo"):
                 for floor in floors:
-                    seen[floor].append(_measure(floor, grounds, rounds=plan.rounds))
+                    seen[floor].append(measure(floor, grounds, rounds=plan.rounds))
     cold = {name: Figure.of(f"{name} cold", "ms", [run["cold_s"] * 1e3 for run in runs]) for name, runs in seen.items()}
     warm = {
         name: Figure.of(f"{name} warm", "ms", [statistics.median(run["warm_s"]) * 1e3 for run in runs])
@@ -89,7 +89,7 @@ def mute(plan: Plan) -> Report:
     walls = []
     with laid(plan.agents) as grounds, stand_ins(grounds, "grpc", mute_every=5):
         for _ in range(min(plan.repetitions, 3)):  # each waits for the deadline, so they hardly differ
-            run = _measure("fleet", grounds, rounds=2, deadline_s=plan.deadline_s, cold_deadline_s=_COLD_DEADLINE_S)
+            run = measure("fleet", grounds, rounds=2, deadline_s=plan.deadline_s, cold_deadline_s=_COLD_DEADLINE_S)
             walls += run["warm_s"]
             if run["not_ok"] != plan.agents // 5:
                 raise RuntimeError(f"{run['not_ok']} hosts were not ok, wanted the {plan.agents // 5} mute ones")
@@ -105,7 +105,7 @@ def transfer(plan: Plan) -> Report:
     for _ in range(plan.repetitions):
         for name in names:
             with laid(1) as grounds:  # a fresh one each, so that no evidence is there before
-                runs[name].append(_measure(name, grounds, total_bytes=plan.total_bytes))
+                runs[name].append(measure(name, grounds, total_bytes=plan.total_bytes))
     fast = {n: Figure.of(n, "MB/s", [r["total_bytes"] / r["wall_s"] / 1e6 for r in found]) for n, found in runs.items()}
     cpu = [
         Figure.of(
@@ -297,7 +297,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _measure(name: str, grounds: Grounds, **options: Any) -> dict[str, Any]:
+def measure(name: str, grounds: Grounds, **options: Any) -> dict[str, Any]:
+    """One subject in a fresh process; what it measured.
+
+    Raises:
+        RuntimeError: it failed; the message carries the end of what it said.
+    """
     argv = [sys.executable, "-m", "tests.bench.subjects", name, str(grounds.folder), json.dumps(options)]
     done = subprocess.run(
         dies_with_us(argv), capture_output=True, text=True, cwd=_REPOSITORY, check=False, timeout=600,
