@@ -5,10 +5,6 @@ from collections.abc import Generator
 
 import pytest
 
-from fireline_controller.__main__ import GRPC_SWITCHES
-
-os.environ.update(GRPC_SWITCHES)  # before gRPC is imported, as the program does
-
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(

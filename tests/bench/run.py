@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fireline_controller.__main__ import GRPC_SWITCHES
 from tests.bench import footprint, gigabyte, isolating, logs, lost, real, record, tree
 from tests.bench.grounds import Grounds, dies_with_us, laid, stand_ins
 from tests.bench.report import Figure, Ratio, Report, table
@@ -376,10 +375,7 @@ def measure(name: str, grounds: Grounds, **options: Any) -> dict[str, Any]:
         RuntimeError: it failed; the message carries the end of what it said.
     """
     argv = [sys.executable, "-m", "tests.bench.subjects", name, str(grounds.folder), json.dumps(options)]
-    done = subprocess.run(
-        dies_with_us(argv), capture_output=True, text=True, cwd=_REPOSITORY, check=False, timeout=600,
-        env={**os.environ, **GRPC_SWITCHES},
-    )  # fmt: skip
+    done = subprocess.run(dies_with_us(argv), capture_output=True, text=True, cwd=_REPOSITORY, check=False, timeout=600)
     if done.returncode:
         raise RuntimeError(f"{name} failed: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
