@@ -308,7 +308,7 @@ def _dark(what: str, runs: Sequence[isolating.Isolated]) -> Iterator[Figure]:
 def runs(plan: Plan) -> Report:
     """A durable step, and a run of one step over 200 hosts beside the bare fan-out of the same calls."""
     with laid(_RUN_HOSTS) as grounds, stand_ins(grounds, "grpc"):
-        found = [_measure("runs", grounds, rounds=plan.rounds) for _ in range(plan.repetitions)]
+        found = [measure("runs", grounds, rounds=plan.rounds) for _ in range(plan.repetitions)]
     step = Figure.of("one durable step, one host", "ms", [one["step_s"] * 1e3 for one in found])
     whole = Figure.of("a run of one step, warm", "ms", [statistics.median(one["run_s"]) * 1e3 for one in found])
     bare = Figure.of("the bare fan-out, warm", "ms", [statistics.median(one["bare_s"]) * 1e3 for one in found])
