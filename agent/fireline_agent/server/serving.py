@@ -136,7 +136,12 @@ def _open(config: Config, registry: Mapping[str, str], stack: ExitStack) -> Part
         keys=keys,
         ledger=ledger,
         deny=DenyList(*keys.held.denied),
-        spool=Spool(config.spool, limit_bytes=config.spool_limit_bytes, reserve_bytes=config.spool_reserve_bytes),
+        spool=Spool(
+            config.spool,
+            limit_bytes=config.spool_limit_bytes,
+            reserve_bytes=config.spool_reserve_bytes,
+            aside_bytes=config.spool_aside_bytes,
+        ),
         hierarchy=hierarchy,
         control=stack.enter_context(ThreadPoolExecutor(_COMMAND_THREADS, "command")),
         bulk=stack.enter_context(ThreadPoolExecutor(_BULK_THREADS, "bulk")),
