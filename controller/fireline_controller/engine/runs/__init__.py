@@ -106,7 +106,14 @@ class Runs:
         states = {RunState.RUNNING, RunState.WAITING, RunState.PARKED}
         left = await self._rooms.store.read(lambda tx: tx.runs(1000, states=states))
         wanted = [run for run in left if run.id not in self._works and not (run.state is RunState.PARKED and run.why)]
-        return [run.id for run in wanted if await self._taken_up(run, "controller")]
+        taken = []
+        for run in wanted:
+            try:
+                if await self._taken_up(run, "controller"):
+                    taken.append(run.id)
+            except FirelineError as error:  # others change its hosts now, or its runbook is not understood any more
+                log.warning("%s is not gone on with: %s", run.id, error)
+        return taken
 
     async def wish(self, run_id: str, wish: RunWish, *, operator: str, reason: str) -> Run:
         """Cancel a run, or have it rolled back, which a run that has ended can be too.
@@ -215,12 +222,16 @@ class Runs:
         self._works[run.id] = work
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._renew_all())
-        durable = await self._launched()
         workflow_id = f"{run.id}.{run.tenure}"
-        if is_new:
-            await durable.start(workflow_id, run.id)
-        else:
-            await durable.take_over(workflow_id)
+        try:
+            durable = await self._launched()
+            if is_new:
+                await durable.start(workflow_id, run.id)
+            else:
+                await durable.take_over(workflow_id)
+        except BaseException as error:
+            await asyncio.shield(self._ended(work, f"it could not be driven: {type(error).__name__}"))
+            raise
 
     async def _launched(self) -> "Durable":
         if self._durable is None:
@@ -274,9 +285,13 @@ class Runs:
         # One that was given up in good order has no workflow to be gone on with, whatever DBOS has written by now.
         is_new = not run.owner or not await durable.is_unfinished(f"{run.id}.{run.tenure}")
         held = await asyncio.to_thread(self._owners.hold, run.id)
-        claimed = await self._claimed(run, by, is_new=is_new)
+        claimed = None
+        try:
+            claimed = await self._claimed(run, by, is_new=is_new)
+        finally:
+            if claimed is None:
+                self._owners.release(run.id, held, is_settled=False)
         if claimed is None:
-            self._owners.release(run.id, held, is_settled=False)
             return None
         self._held[run.id] = held
         await self._drive(claimed, is_new=is_new)
