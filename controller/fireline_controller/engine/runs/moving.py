@@ -13,6 +13,7 @@ from fireline_controller.runbooks.filling import BadExpression
 from fireline_controller.runbooks.ground import Ground, variables
 from fireline_controller.runbooks.model import ActionCall, CaptureCall, IsolateCall, Step, Until
 from fireline_controller.runbooks.record import ACTS, HostEnd, Move, Part, Run
+from fireline_controller.runbooks.stepping import plans_of
 
 _BACKWARD: Final = frozenset({Part.UNDO, Part.BACK_PLAN, Part.BACK})
 _PLANS: Final = frozenset({Part.PLAN, Part.BACK_PLAN})
@@ -158,17 +159,20 @@ class Mover:
             what=what,
             given=given,
             timeout_s=timeout_s,
-            counts=self._counts(move),
+            counts=self._counts(step, move),
             evidence_for=self._evidence_for(step),
             is_left=self._is_left,
             stop=stop,
             tell=tell,
         )
 
-    def _counts(self, move: Move) -> Mapping[str, int]:
+    def _counts(self, step: Step, move: Move) -> Mapping[str, int]:
         """How many changes the plans have that a move applies."""
-        part = {Part.DO: Part.PLAN, Part.BACK: Part.BACK_PLAN}.get(move.part)
-        planned = self._ground.ends(move.step, part, move.batch, move.attempt) if part else None
+        planned = None
+        if move.part is Part.DO:
+            planned = plans_of(step, self._ground, move)
+        elif move.part is Part.BACK:
+            planned = self._ground.ends(move.step, Part.BACK_PLAN, move.batch, move.attempt)
         return {host: end.change_count for host, end in (planned or {}).items()}
 
     def _evidence_for(self, step: Step) -> tuple[ActionCall, ...]:
@@ -197,8 +201,11 @@ class Mover:
         return max(left_s, _HEARING_S) if is_again else left_s
 
     def _spent_s(self, step: Step) -> float:
-        """Since the step's first act."""
-        began = [t.since for t in self._ground.record if t.move.step == step.id and t.move.part in ACTS]
+        """Since the step's first act; while others think about approving it nothing is done."""
+        acts = [t.since for t in self._ground.record if t.move.step == step.id and t.move.part in ACTS]
+        approved = self._ground.taken.get(Move(step.id, Part.APPROVE).key)
+        thought = approved.until if approved is not None else None
+        began = [since for since in acts if thought is None or since >= thought]
         return (self._rooms.now() - began[0]).total_seconds() if began else 0.0
 
     def _since_s(self, move: Move) -> float:
