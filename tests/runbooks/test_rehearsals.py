@@ -61,29 +61,35 @@ def test_disk_full_frees_space_until_there_is_enough(fleet: Fleet) -> None:
     assert sum(e["bytes"] for e in kept) > 6 * 12_000_000
 
 
-def test_db_pool_exhausted_ends_what_hangs(fleet: Fleet) -> None:
+@pytest.fixture(scope="module")
+def database(fleet: Fleet) -> Host:
+    """The host, with a server that is full of sessions idle in transactions."""
+    _start_database(fleet.lab["h1"])
+    return fleet.lab["h1"]
+
+
+def test_db_pool_exhausted_ends_what_hangs(fleet: Fleet, database: Host) -> None:
     """A real server full of sessions that are idle in transactions is free again; one that does no harm stays."""
-    host = fleet.lab["h1"]
-    _start_database(host)
-    assert _count(host, "state = 'idle in transaction'") == _STUCK
+    assert _count(database, "state = 'idle in transaction'") == _STUCK
 
     told = rehearse(fleet, "h1", "db-pool-exhausted", "-p", "older_than=2s", "-p", "enough=60", "-p", "logs=/var/log")
 
     assert told["state"] == "succeeded", told
-    assert _count(host, "state = 'idle in transaction'") == 0
-    assert _count(host, "application_name = 'alive'") == 1
+    assert _count(database, "state = 'idle in transaction'") == 0
+    assert _count(database, "application_name = 'alive'") == 1
 
 
-def test_p2_database_calls_a_person_where_the_server_is_dead(fleet: Fleet) -> None:
-    """The server of the test before is killed: nothing here can start it, so a failover is asked for."""
-    host, programs = fleet.lab["h1"], postgres.binaries()
-    host.run(["runuser", "-u", "postgres", "--", f"{programs}/pg_ctl", "stop", "-m", "immediate", "-D", _SERVER])
+def test_p2_database_calls_a_person_where_the_server_is_dead(fleet: Fleet, database: Host) -> None:
+    """Nothing here can start a server that was killed: a failover is asked for, and no question is put to the dead."""
+    stop = [f"{postgres.binaries()}/pg_ctl", "stop", "-m", "immediate", "-D", _SERVER]
+    database.run(["runuser", "-u", "postgres", "--", *stop])
 
     told = rehearse(fleet, "h1", "p2-database", by_hand=["failover", "full"])
 
-    timeline = fleet.fireline("journal", "export")
+    record = fleet.fireline("journal", "export")
     assert told["state"] == "succeeded", told
-    assert "step failover" in timeline and "step connections begins: postgres.connections on no host" in timeline
+    assert "step failover begins: by hand on h1" in record
+    assert "step connections begins: postgres.connections on no host" in record
 
 
 def _start_database(host: Host) -> None:

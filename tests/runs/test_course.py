@@ -175,7 +175,31 @@ def test_a_step_that_was_not_approved_ends_the_run(outcome: Outcome, how: OnFail
     play = Play(book(step, act("t")), answer=failing(("s", Part.APPROVE, ""), outcome=outcome))
 
     assert play.run().state is RunState.FAILED
-    assert play.moves(Part.PLAN, Part.DO) == []
+    assert play.moves(Part.PLAN, Part.DO) == ["s/plan/0/1"]
+
+
+def test_what_others_approve_is_planned_before_and_is_what_is_done() -> None:
+    """On all hosts at once, though it is done host by host."""
+    play = Play(book(act("s", approval=Approval(), targets=Targets(batch="1"))))
+
+    assert play.run().state is RunState.SUCCEEDED
+    assert play.moves(Part.PLAN, Part.APPROVE, Part.DO) == [
+        "s/plan/0/1", "s/approve/0/1", "s/do/0/1", "s/do/1/1", "s/do/2/1",
+    ]  # fmt: skip
+
+
+def test_nobody_is_asked_where_nothing_would_change() -> None:
+    """The step has ended well, and on one host of three it is for that one."""
+
+    def answer(move: Move, host: str) -> HostEnd:
+        changes = move.part is not Part.PLAN or (move.step == "t" and host == "b")
+        return fine(move, host) if changes else HostEnd(host, Outcome.OK, "nothing to do")
+
+    play = Play(book(act("s", approval=Approval()), act("t", approval=Approval())), answer=answer)
+
+    assert play.run().state is RunState.SUCCEEDED
+    assert play.moves(Part.APPROVE, Part.DO) == ["t/approve/0/1", "t/do/0/1"]
+    assert play.hosts_of("t/approve/0/1") == ("b",)
 
 
 def test_a_failure_that_is_gone_on_after_makes_the_run_a_failed_one() -> None:

@@ -34,7 +34,7 @@ _MAX_SENTENCE: Final = 4000  # characters of what is told of an end
 _MAX_TEXT: Final = 1000  # characters of one text of a plan
 _MAX_WARNINGS: Final = 100
 _MAX_IN_DOUBT: Final = 200
-_END_RESULT_BYTES: Final = 256 << 10
+_END_RESULT_BYTES: Final = 64 << 10  # a host remembers it with the request id
 _SPARE_ADDRESS_BYTES: Final = 512 << 20  # what the interpreter and its libraries map
 _REASONS: Final = {"not_found": "not_found", "unsupported": "unsupported", "denied": "policy_denied"}
 

@@ -1,4 +1,7 @@
-"""One step of a run, from the choice of its hosts to its end: begun, approved, batch by batch, retried, verified."""
+"""One step of a run, from the choice of its hosts to its end: begun, approved, batch by batch, retried, verified.
+
+What others must approve is planned before they are asked: they approve those very plans, and those are what is done.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,15 +40,29 @@ def step_end(step: Step, ground: Ground) -> Moves | StepEnd:
         return (begin(step, ground),)
     if not begun.move.hosts:
         return _judged(step, ground, {end.host: end for end in begun.move.known})
-    if step.approval is not None:
-        said = ground.ends(step.id, Part.APPROVE)
-        if said is None:
-            return (Move(step.id, Part.APPROVE, hosts=begun.move.hosts),)
-        if (word := said[""]).outcome is not Outcome.OK:
-            return StepEnd(False, f"{step.id}: {word.detail}", step.on_failure, step.goto, is_refused=True)
+    if step.approval is not None and (lacks := _unapproved(step, ground, begun.move)) is not None:
+        return lacks
     if isinstance(step.do, Manual):
         return _by_hand(step, ground, begun.move.hosts)
     return _batches(step, ground, begun.move)
+
+
+def _unapproved(step: Step, ground: Ground, begun: Move) -> Moves | StepEnd | None:
+    """What lacks of the others' word; None once it is given, and where nothing would change."""
+    hosts = begun.hosts
+    if isinstance(step.do, ActionCall):
+        planned = ground.ends(step.id, Part.PLAN)
+        if planned is None:
+            return (Move(step.id, Part.PLAN, hosts=hosts),)
+        hosts = tuple(sorted(_to_do(planned)))
+        if not hosts:
+            return None
+    said = ground.ends(step.id, Part.APPROVE)
+    if said is None:
+        return (Move(step.id, Part.APPROVE, hosts=hosts),)
+    if (word := said[""]).outcome is not Outcome.OK:
+        return StepEnd(False, f"{step.id}: {word.detail}", step.on_failure, step.goto, is_refused=True)
+    return None
 
 
 def _by_hand(step: Step, ground: Ground, hosts: tuple[str, ...]) -> Moves | StepEnd:
@@ -135,13 +152,26 @@ def _attempt(step: Step, ground: Ground, act: Move) -> Move | dict[str, HostEnd]
     if not isinstance(step.do, ActionCall):
         done = ground.ends(step.id, Part.DO, act.batch, act.attempt)
         return act if done is None else done
-    planned = ground.ends(step.id, Part.PLAN, act.batch, act.attempt)
+    planned = plans_of(step, ground, act)
     if planned is None:
         return Move(step.id, Part.PLAN, act.batch, act.attempt, act.hosts, delay_s=act.delay_s)
-    plans = {h: end.plan_sha256 for h, end in planned.items() if end.outcome is Outcome.OK and end.plan_sha256}
+    plans = _to_do(planned)
     if not plans or ground.risk_of(step.do.action) is Risk.READ:
         return planned
     done = ground.ends(step.id, Part.DO, act.batch, act.attempt)
     if done is None:
         return Move(step.id, Part.DO, act.batch, act.attempt, tuple(sorted(plans)), plans=plans)
     return planned | done
+
+
+def plans_of(step: Step, ground: Ground, act: Move) -> dict[str, HostEnd] | None:
+    """The plans that an attempt goes by: its own, or those that were approved; None while there are none."""
+    if step.approval is None:
+        return ground.ends(step.id, Part.PLAN, act.batch, act.attempt)
+    approved = ground.ends(step.id, Part.PLAN)
+    return None if approved is None else {host: approved[host] for host in act.hosts}
+
+
+def _to_do(planned: Mapping[str, HostEnd]) -> dict[str, str]:
+    """The plans that change something, by host."""
+    return {h: end.plan_sha256 for h, end in planned.items() if end.outcome is Outcome.OK and end.plan_sha256}

@@ -13,6 +13,7 @@ from fireline_controller.runbooks.filling import BadExpression
 from fireline_controller.runbooks.ground import Ground, variables
 from fireline_controller.runbooks.model import ActionCall, CaptureCall, IsolateCall, Step, Until
 from fireline_controller.runbooks.record import ACTS, HostEnd, Move, Part, Run
+from fireline_controller.runbooks.stepping import plans_of
 
 _BACKWARD: Final = frozenset({Part.UNDO, Part.BACK_PLAN, Part.BACK})
 _PLANS: Final = frozenset({Part.PLAN, Part.BACK_PLAN})
@@ -93,16 +94,24 @@ class Mover:
         while True:
             todo = tuple(host for host in move.hosts if host not in good)
             asked = replace(move, hosts=todo)
-            given = self._filled_now(step, until.call, todo)
             left_s = max(over_s - loop.time(), min(until.within_s, _HEARING_S))
-            ends = {end.host: self._true(step, end, until) for end in await self._rooms.deeds.plan(
-                self._order(step, asked, until.call.action, given, left_s, stop)
-            )}  # fmt: skip
+            ends = await self._judged(step, asked, until, left_s, stop)
             good |= {host: end for host, end in ends.items() if end.outcome is Outcome.OK}
             if len(good) == len(move.hosts) or stop.is_set() or loop.time() + until.every_s > over_s:
                 found = ends | good
                 return tuple(found[host] for host in move.hosts)
             await _slept(until.every_s, stop)
+
+    async def _judged(
+        self, step: Step, asked: Move, until: Until, left_s: float, stop: asyncio.Event
+    ) -> dict[str, HostEnd]:
+        """One look at these hosts."""
+        try:
+            given = self._filled_now(step, until.call, asked.hosts)
+        except BadExpression as error:
+            return {host: HostEnd(host, Outcome.FAILED, str(error), "invalid_request") for host in asked.hosts}
+        order = self._order(step, asked, until.call.action, given, left_s, stop)
+        return {end.host: self._true(step, end, until) for end in await self._rooms.deeds.plan(order)}
 
     def _true(self, step: Step, end: HostEnd, until: Until) -> HostEnd:
         """The answer of a host, judged."""
@@ -150,17 +159,21 @@ class Mover:
             what=what,
             given=given,
             timeout_s=timeout_s,
-            planned=self._planned(move),
+            planned=self._planned(step, move),
             evidence_for=self._evidence_for(step),
             is_left=self._is_left,
             stop=stop,
             tell=tell,
         )
 
-    def _planned(self, move: Move) -> Mapping[str, HostEnd]:
+    def _planned(self, step: Step, move: Move) -> Mapping[str, HostEnd]:
         """The plans that a move applies."""
-        part = {Part.DO: Part.PLAN, Part.BACK: Part.BACK_PLAN}.get(move.part)
-        return (self._ground.ends(move.step, part, move.batch, move.attempt) if part else None) or {}
+        planned = None
+        if move.part is Part.DO:
+            planned = plans_of(step, self._ground, move)
+        elif move.part is Part.BACK:
+            planned = self._ground.ends(move.step, Part.BACK_PLAN, move.batch, move.attempt)
+        return planned or {}
 
     def _evidence_for(self, step: Step) -> tuple[ActionCall, ...]:
         """The actions of later steps, with parameters as far as they are known before any step."""
@@ -188,8 +201,11 @@ class Mover:
         return max(left_s, _HEARING_S) if is_again else left_s
 
     def _spent_s(self, step: Step) -> float:
-        """Since the step's first act."""
-        began = [t.since for t in self._ground.record if t.move.step == step.id and t.move.part in ACTS]
+        """Since the step's first act; while others think about approving it nothing is done."""
+        acts = [t.since for t in self._ground.record if t.move.step == step.id and t.move.part in ACTS]
+        approved = self._ground.taken.get(Move(step.id, Part.APPROVE).key)
+        thought = approved.until if approved is not None else None
+        began = [since for since in acts if thought is None or since >= thought]
         return (self._rooms.now() - began[0]).total_seconds() if began else 0.0
 
     def _since_s(self, move: Move) -> float:

@@ -6,6 +6,7 @@ that a controller which takes the run up waits on for the same and not a moment 
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -19,17 +20,29 @@ from fireline_controller.runbooks.record import HostEnd, Move, Part, Run, Taken
 from fireline_controller.store import Transaction
 
 REQUEST = "approval"  # in an APPROVE move's plans: the request's id
+_SHOWN_HOSTS = 20  # whose effect stands in a request; the plans of all are in it
+_SHOWN_EFFECTS = 3  # in its one sentence
 
 
-def asked(tx: Transaction, run: Run, step: Step, move: Move, now: datetime) -> Move:
-    """Ask for approval of a step; the move with the request's id in it."""
+def asked(tx: Transaction, run: Run, step: Step, move: Move, planned: Mapping[str, HostEnd], now: datetime) -> Move:
+    """Ask for approval of a step, of an action by its plans; the move with the request's id in it."""
     if step.approval is None:
         raise RuntimeError(f"step {step.id} needs no approval")
     call = step.do
     given = dict(call.given) if isinstance(call, ActionCall) else {}
     hosts = targets.fold(move.hosts)
-    parameters = {"run": run.id, "step": step.id, "does": entries.kind(step), "given": given}
+    plans = {host: planned[host] for host in move.hosts if host in planned}
+    parameters = {
+        "run": run.id,
+        "step": step.id,
+        "does": entries.kind(step),
+        "given": given,
+        "plans": {host: end.plan_sha256 for host, end in plans.items()},
+        "effects": {host: end.effect for host, end in list(plans.items())[:_SHOWN_HOSTS]},
+    }
     summary = f"{run.runbook} ({run.id}): step {step.id}: {step.title or entries.kind(step)} on {hosts}"
+    if effects := dict.fromkeys(end.effect for end in plans.values()):
+        summary += f": {'; '.join(list(effects)[:_SHOWN_EFFECTS])}{'; …' if len(effects) > _SHOWN_EFFECTS else ''}"
     approval = Approval(
         id=f"apr-{int(now.timestamp() * 1000):011x}-{secrets.token_hex(4)}",
         digest=hashlib.sha256(f"{run.id}/{step.id}/{','.join(move.hosts)}".encode()).hexdigest(),
