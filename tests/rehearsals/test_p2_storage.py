@@ -97,7 +97,7 @@ def test_temporary_files_go_once_they_are_sealed(fleet: Fleet, full: Host) -> No
 
 
 def test_where_that_is_not_enough_a_person_is_told_what_next(fleet: Fleet, full: Host) -> None:
-    """Nobody is asked about nothing; the proof stays false: the last step, by hand, names the runbook that goes further."""
+    """The proof stays false: the last step, by hand, names the runbook that goes further."""
     incident = opened(fleet, "P2", "git: no space left on device", "git1")
     with Going(fleet, BOOK, incident, *PARAMS, "enough=1") as going:
         asked = going.done("more", "--failed")
