@@ -66,11 +66,12 @@ async def _plan(control: "ControlStub", runbook: str, wish: operations.Wish, par
 
 _RUN_HELP = options.manual(
     "Run a runbook on hosts, every step on record before it is done.",
+    "Without --target on the hosts that the incident was opened for. "
     "The run goes on after any crash of the controller and does nothing twice. It keeps the version of the runbook "
     "that it began with. While it runs nobody else changes its hosts. Ctrl-C leaves it: a daemon goes on with it; "
     "without one it is parked until `fireline runbook resume`.",
     examples=(
-        "fireline runbook run unhealthy-containers -t web[1-9] -i INC-20260102-030405",
+        "fireline runbook run unhealthy-containers -i INC-20260102-030405",
         "fireline runbook run disk-full -t db1 --plan",
         "fireline runbook run disk-full -t db1 -p older_than=7d --reason drill --wait 5m --jsonl",
     ),

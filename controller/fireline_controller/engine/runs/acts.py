@@ -41,6 +41,8 @@ Asked = Callable[[Wish], AsyncIterator[News]]
 
 # Outcomes after which a host may have done something without our knowing.
 _MAY_HAVE: Final = frozenset({Outcome.UNREACHABLE, Outcome.TIMED_OUT, Outcome.CANCELLED})
+_SHOWN_CHANGES: Final = 5  # of a plan, in its words: more is for `fireline action run --plan`
+_MOST_CHARACTERS: Final = 2000  # of a plan in words, which goes into the record of the run and the journal
 
 # Of one host's answer in the record of a run, which is read whole before each move.
 _RESULT_BYTES: Final = 64 << 10
@@ -166,12 +168,14 @@ class HostDeeds:
         return tuple(ends[host] for host in order.move.hosts)
 
     def _action(self, order: Order, running: Running, host: Host, plan: str, *, applied: str = "") -> HostAction:
+        planned = order.planned.get(host.name, HostEnd(host.name, Outcome.OK, change_count=1))
         report = ActionReport(
             action=order.what,
             params=dict(order.given.get(host.name, {})),
             plan_sha256=plan,
             risk=str(catalogue()[order.what].risk),
-            change_count=order.counts.get(host.name, 1),
+            summary=planned.effect,
+            change_count=planned.change_count,
             request_id=applied,
         )
         return HostAction(self._subject(running, host), report, order.request_id(host.name), is_left=order.is_left)
@@ -245,9 +249,18 @@ def _planned(outcome: HostOutcome) -> HostEnd:
         outcome.detail,
         result=bounded(report.result, _RESULT_BYTES),
         plan_sha256="" if is_empty else report.plan_sha256,
-        effect="; ".join(filter(None, (report.summary, *report.warnings))),
+        effect=_in_words(report),
         change_count=report.change_count,
     )
+
+
+def _in_words(report: ActionReport) -> str:
+    """A plan for people: in short, the first of its changes, and what it warns of."""
+    shown = [change.does for change in report.changes[:_SHOWN_CHANGES]]
+    more = report.change_count - len(shown)
+    changes = ", ".join([*shown, f"{more} more"] if shown and more > 0 else shown)
+    told = f"{report.summary}: {changes}" if changes else report.summary
+    return "; ".join((told, *report.warnings))[:_MOST_CHARACTERS]
 
 
 def _applied(order: Order, outcome: HostOutcome) -> HostEnd:

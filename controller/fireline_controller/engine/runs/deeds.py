@@ -30,7 +30,7 @@ class Order:
         what: an action's name, a capture's profile, an isolation's scope.
         given: the action's parameters, by host.
         timeout_s: for all hosts together; 0: as configured.
-        counts: of an application, how many changes the plan of each host has.
+        planned: of an application, how the plan of each host ended.
         evidence_for: of a capture, the actions whose prey it keeps, with their parameters.
         is_left: whether the run is parked: then hosts are not told to stop.
         stop: set when an operator cancels: hosts stop between two changes.
@@ -43,7 +43,7 @@ class Order:
     what: str
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     timeout_s: float = 0.0
-    counts: Mapping[str, int] = field(default_factory=dict)
+    planned: Mapping[str, HostEnd] = field(default_factory=dict)
     evidence_for: tuple[ActionCall, ...] = ()
     is_left: Callable[[], bool] = lambda: False
     stop: Event = field(default_factory=Event)

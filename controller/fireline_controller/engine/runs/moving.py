@@ -151,21 +151,21 @@ class Mover:
             what=what,
             given=given,
             timeout_s=timeout_s,
-            counts=self._counts(step, move),
+            planned=self._planned(step, move),
             evidence_for=self._evidence_for(step),
             is_left=self._is_left,
             stop=stop,
             tell=tell,
         )
 
-    def _counts(self, step: Step, move: Move) -> Mapping[str, int]:
-        """How many changes the plans have that a move applies."""
+    def _planned(self, step: Step, move: Move) -> Mapping[str, HostEnd]:
+        """The plans that a move applies."""
         planned = None
         if move.part is Part.DO:
             planned = plans_of(step, self._ground, move)
         elif move.part is Part.BACK:
             planned = self._ground.ends(move.step, Part.BACK_PLAN, move.batch, move.attempt)
-        return {host: end.change_count for host, end in (planned or {}).items()}
+        return planned or {}
 
     def _evidence_for(self, step: Step) -> tuple[ActionCall, ...]:
         """The actions of later steps, with parameters as far as they are known before any step."""

@@ -151,9 +151,11 @@ class Starting:
 
     async def _frozen(self, runbook: Runbook, wish: Wish) -> Mapping[str, tuple[Target, tuple[Host, ...]]]:
         """The hosts of every target that is named, "" for the run's own."""
-        spec = wish.target if wish.target.terms else replace(wish.target, terms=_terms(runbook.targets.select))
+        spec = wish.target
         if not spec.terms:
-            raise EmptyTarget(f"{runbook.name} names no target of its own: say --target")
+            spec = replace(spec, terms=_terms(runbook.targets.select) or await self._hosts_of(wish.incident_id))
+        if not spec.terms:
+            raise EmptyTarget(f"{runbook.name} names no target, nor does an incident (--incident): say --target")
         frozen = {"": await self._operations.resolve(spec)}
         _require_few(runbook.name, runbook.targets.most, frozen[""][0])
         for step in all_steps(runbook):
@@ -163,6 +165,14 @@ class Starting:
             if own is not None:
                 _require_few(f"step {step.id}", own.most, frozen[own.select][0])
         return frozen
+
+    async def _hosts_of(self, incident_id: str) -> tuple[str, ...]:
+        """The hosts that an incident was opened for; those that were removed since are not hosts any more."""
+        if not incident_id:
+            return ()
+        first = (await self._rooms.store.read(lambda tx: tx.operations(tx.incident(incident_id).id)))[:1]
+        here = {host.name for host in await self._rooms.store.hosts() if not host.removed}
+        return tuple(host for operation in first for host in operation.target.hosts if host in here)
 
     async def _require_preconditions(self, run: Run, runbook: Runbook, expressions: Expressions) -> None:
         incident = await self._rooms.store.read(lambda tx: incident_of(tx, run.incident_id))
