@@ -210,13 +210,19 @@ class ActionSpec:
     needs: tuple[str, ...] = ()
     evidence_params: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
+    @property
+    def evidence_takes(self) -> frozenset[str]:
+        """The parameters that say what is kept; a capture needs no others to be known."""
+        told = (value for params in self.evidence_params.values() for value in params.values())
+        return frozenset(value[1:] for value in told if value.startswith("$"))
+
     def evidence_orders(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """The collectors that keep what these parameters would destroy, with what each is told.
 
         Raises:
-            BadValue: as `check`.
+            BadValue: as `check`, of a parameter that says what is kept.
         """
-        params = self.check(given)
+        params = {p.name: self._value(p, given) for p in self.parameters if p.name in self.evidence_takes}
         orders: dict[str, dict[str, Any]] = {}
         for collector in self.evidence:
             told = {
