@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GENERATOR := .venv-protos
+# A file's tests stay in one process: they share what is dear to start.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup demo test lint bench lab protos docs clean
 
@@ -32,7 +34,7 @@ demo: setup
 	@$(BIN)/python -m tests.lab.demo
 
 test: setup
-	$(BIN)/pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: setup $(GENERATOR)/.installed
 	$(BIN)/ruff check .

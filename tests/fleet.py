@@ -134,6 +134,7 @@ class Fleet:
             "listen": self._listen or f"{host.address}:7700",
             "state": host.place("/var/lib/fireline-agent"),
             "spool_reserve_bytes": 32 << 20,  # a lab's disk is a small one
+            "spool_aside_bytes": 8 << 20,  # and lies in memory
         }
         lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
         host.write(AGENT_CONFIG, ("".join(lines) + self._agent_settings).encode())

@@ -34,6 +34,8 @@ class Config:
     spool_limit_bytes: int = 8 << 30
     # Free space that a capture leaves alone: the disk being examined is never filled.
     spool_reserve_bytes: int = 512 << 20
+    # Disk that is held while there is plenty, and given to captures when only the reserve is free. 0: none.
+    spool_aside_bytes: int = 64 << 20
     # How long a sealed capture waits to be fetched.
     spool_keep_s: int = 7 * 24 * 3600
 
@@ -112,7 +114,7 @@ class Config:
         return self.state / "remediations"
 
 
-_MAY_BE_ZERO: Final = frozenset({"spool_reserve_bytes", "drain_s"})
+_MAY_BE_ZERO: Final = frozenset({"spool_reserve_bytes", "spool_aside_bytes", "drain_s"})
 
 
 def read_toml(path: Path) -> dict[str, Any]:

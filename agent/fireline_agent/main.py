@@ -4,7 +4,6 @@ Heavy imports are late: `--version` must be quick, and runs before anything else
 """
 
 import argparse
-import asyncio
 import os
 import signal
 import sys
@@ -140,6 +139,8 @@ def _check(config: Config) -> int:
 
 
 def _join(options: argparse.Namespace, config: Config) -> int:
+    import asyncio
+
     from fireline_agent import enroll
     from fireline_agent.hands import facts
 
@@ -210,6 +211,11 @@ def _guardian(config: Config) -> "Guardian":
 def _run(config: Config, collectors: Mapping[str, str] | None) -> int:
     # gRPC's fork handlers are for programs that fork with it; this one only starts other programs.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from fireline_agent.hands import memory
+
+    memory.keep_openssl_out()
+    import asyncio
+
     from fireline_agent import logs
     from fireline_agent.capture.collector import COLLECTORS
 
@@ -223,6 +229,7 @@ def _run(config: Config, collectors: Mapping[str, str] | None) -> int:
 
 
 async def _serve(config: Config, collectors: Mapping[str, str]) -> None:
+    import asyncio
     import logging
 
     from fireline_agent.hands import systemd

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final, TypeAlias
 
+from fireline_controller.deadlines import Deadlines
 from fireline_controller.model import ActionReport, ConfigError, FirelineError, Host, HostError, HostOutcome, Outcome
 
 log = logging.getLogger(__name__)
@@ -151,23 +152,16 @@ _ENDED_ITSELF: Final = _Cause(Outcome.CANCELLED, "cancelled", "its connection wa
 
 
 class _Attempt:
-    """The work on one host, from when it is scheduled until it has its outcome."""
+    """The work on one host, from when it is scheduled until it has its outcome. Times are of the loop's clock."""
 
-    __slots__ = ("cause", "clock", "host", "started", "task")
+    __slots__ = ("cause", "deadline", "host", "started", "task")
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, deadline: float) -> None:
         self.host = host
+        self.deadline = deadline
         self.task: asyncio.Task[None] | None = None
-        self.clock: asyncio.TimerHandle | None = None
         self.cause = _ENDED_ITSELF
-        self.started: float | None = None  # by the loop's clock; None: the work has not begun
-
-    def stop(self) -> None:
-        """Stop the clock and cancel the work."""
-        if self.clock is not None:
-            self.clock.cancel()
-        if self.task is not None:
-            self.task.cancel()
+        self.started: float | None = None  # None: the work has not begun
 
 
 class _Run:
@@ -182,6 +176,7 @@ class _Run:
         self._budget = budget
         self._on_outcome = on_outcome
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines()
         self._waiting: deque[Host] = deque()
         self._attempts: dict[str, _Attempt] = {}
         self._outcomes: dict[str, HostOutcome] = {}
@@ -212,7 +207,7 @@ class _Run:
             if attempt.started is not None:
                 self._end(attempt, cause)
             else:
-                attempt.stop()
+                self._stop(attempt)
                 del self._attempts[attempt.host]
                 waiting.append(attempt.host)
         self._skip(waiting, cause.reason, skipped)
@@ -222,7 +217,7 @@ class _Run:
         self._waiting.clear()
         left = [attempt.task for attempt in self._attempts.values() if attempt.task is not None]
         for attempt in self._attempts.values():
-            attempt.stop()
+            self._stop(attempt)
         if left:
             await asyncio.wait(left, timeout=self._limits.cancel_grace_s)
 
@@ -239,9 +234,14 @@ class _Run:
             self._ended.set()
 
     def _start(self, host: Host) -> None:
-        attempt = self._attempts[host.name] = _Attempt(host.name)
-        attempt.clock = self._loop.call_later(self._limits.host_deadline_s, self._host_deadline, attempt)
+        attempt = self._attempts[host.name] = _Attempt(host.name, self._loop.time() + self._limits.host_deadline_s)
+        self._deadlines.set(attempt, attempt.deadline, self._overdue)
         attempt.task = self._loop.create_task(self._attend(attempt, host))
+
+    def _stop(self, attempt: _Attempt) -> None:
+        self._deadlines.stop(attempt, attempt.deadline)
+        if attempt.task is not None:
+            attempt.task.cancel()
 
     async def _attend(self, attempt: _Attempt, host: Host) -> None:
         attempt.started = self._loop.time()
@@ -267,10 +267,9 @@ class _Run:
         if self._attempts.get(attempt.host) is not attempt:
             return  # given up before: that outcome stands
         del self._attempts[attempt.host]
-        if attempt.clock is not None:
-            attempt.clock.cancel()
+        self._deadlines.stop(attempt, attempt.deadline)
         if not outcome.duration_ms and attempt.started is not None:
-            outcome = _timed(outcome, round((self._loop.time() - attempt.started) * 1000))
+            outcome = outcome.but(duration_ms=round((self._loop.time() - attempt.started) * 1000))
         self._failed += outcome.outcome is not Outcome.OK
         self._record(outcome)
         if self._waiting or not self._attempts:
@@ -301,18 +300,22 @@ class _Run:
         if attempt.cause is not _ENDED_ITSELF:
             return  # it is ending already: a second cancellation would cut its last words short
         attempt.cause = cause
-        attempt.stop()
-        attempt.clock = self._loop.call_later(self._limits.cancel_grace_s, self._give_up, attempt)
+        self._stop(attempt)
+        attempt.deadline = self._loop.time() + self._limits.cancel_grace_s
+        self._deadlines.set(attempt, attempt.deadline, self._overdue)
+
+    def _overdue(self, attempt: _Attempt) -> None:
+        if attempt.cause is not _ENDED_ITSELF:
+            self._give_up(attempt)
+            return
+        limit = self._limits.host_deadline_s
+        self._end(attempt, _Cause(Outcome.TIMED_OUT, "deadline", f"not done within {limit:g} s"))
 
     def _give_up(self, attempt: _Attempt) -> None:
         log.error("work ignores its cancellation", extra={"host": attempt.host})
-        attempt.stop()
+        self._stop(attempt)
         said = f"what it did on the host is not known, {self._limits.cancel_grace_s:g} s after it was told to stop"
         self._settle(attempt, attempt.cause.of(attempt.host, said))
-
-    def _host_deadline(self, attempt: _Attempt) -> None:
-        limit = self._limits.host_deadline_s
-        self._end(attempt, _Cause(Outcome.TIMED_OUT, "deadline", f"not done within {limit:g} s"))
 
     def _overall_deadline(self) -> None:
         limit = self._limits.overall_deadline_s
@@ -324,13 +327,6 @@ def _stopped_by(error: Exception) -> _Cause:
     if isinstance(error, FirelineError):
         return _Cause(Outcome.CANCELLED, error.reason, f"stopped by the controller's own failure: {error}")
     return _Cause(Outcome.CANCELLED, "internal", "stopped by a fault in the controller")
-
-
-def _timed(outcome: HostOutcome, duration_ms: int) -> HostOutcome:
-    """dataclasses.replace without setting every field again, which costs as much as the rest of the accounting."""
-    timed = object.__new__(HostOutcome)
-    timed.__dict__.update(outcome.__dict__, duration_ms=duration_ms)
-    return timed
 
 
 def _hosts(count: int) -> str:

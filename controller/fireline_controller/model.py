@@ -284,6 +284,15 @@ class HostOutcome:
     isolation: IsolationTimes | None = None
     action: ActionReport | None = None
 
+    def but(self, **changed: Any) -> "HostOutcome":
+        """The same with these fields changed.
+
+        For a thousand hosts at once: a frozen dataclass sets each of its fields by a call, with `replace` twice.
+        """
+        made = object.__new__(HostOutcome)
+        made.__dict__.update(self.__dict__, **changed)
+        return made
+
 
 @dataclass(frozen=True)
 class Operation:

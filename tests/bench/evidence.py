@@ -97,7 +97,7 @@ def lay_agent(grounds: Grounds, folder: Path, *, total_bytes: int) -> Path:
     """An agent's state folder with keys, one sealed capture of this size, and settings; the path of the settings."""
     _lay(grounds, folder, total_bytes)
     settings = {"listen": grounds.hosts[0].address, "state": str(folder), "policy": str(folder / "policy.toml")}
-    limits = {"spool_limit_bytes": _LIMIT, "spool_reserve_bytes": 0}
+    limits = {"spool_limit_bytes": _LIMIT, "spool_reserve_bytes": 0, "spool_aside_bytes": 0}
     config = folder / "agent.toml"
     config.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (settings | limits).items()))
     return config

@@ -6,6 +6,7 @@ import json
 import ssl
 import subprocess
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -60,18 +61,46 @@ def tls_context(grounds: Grounds) -> ssl.SSLContext:
     return context
 
 
-async def echo(grounds: Grounds, rounds: int) -> Times:
-    """Connect to every address at once and echo, then echo again and again; names are verified as the product does."""
+class StreamEcho:
+    """The same with asyncio's streams, as most clients are written."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.transport = writer.transport
+
+    async def ask(self) -> None:
+        """Send the bytes and wait until they are back."""
+        async with asyncio.timeout(_DEADLINE_S):
+            self._writer.write(b"x" * ECHO_BYTES)
+            await self._writer.drain()
+            await self._reader.readexactly(ECHO_BYTES)
+
+
+Connected = Callable[[str, int, ssl.SSLContext, str], Awaitable[Echo | StreamEcho]]
+
+
+async def connected(place: str, port: int, context: ssl.SSLContext, dns: str) -> Echo:
+    """A connection with the least between it and the loop."""
     loop = asyncio.get_running_loop()
+    _, protocol = await loop.create_connection(Echo, place, port, ssl=context, server_hostname=dns)
+    return protocol
+
+
+async def connected_stream(place: str, port: int, context: ssl.SSLContext, dns: str) -> StreamEcho:
+    """A connection with a reader and a writer."""
+    return StreamEcho(*await asyncio.open_connection(place, port, ssl=context, server_hostname=dns))
+
+
+async def echo(grounds: Grounds, rounds: int, connected: Connected = connected) -> Times:
+    """Connect to every address at once and echo, then echo again and again; names are verified as the product does."""
     context = tls_context(grounds)
     began, cpu = time.perf_counter(), time.process_time()
 
-    async def dial(name: str, address: str) -> Echo:
+    async def dial(name: str, address: str) -> Echo | StreamEcho:
         place, _, port = address.partition(":")
-        dns = f"{name}.g{GENERATION}.agent.fireline"
-        _, protocol = await loop.create_connection(Echo, place, int(port), ssl=context, server_hostname=dns)
-        await protocol.ask()
-        return protocol
+        peer = await connected(place, int(port), context, f"{name}.g{GENERATION}.agent.fireline")
+        await peer.ask()
+        return peer
 
     peers = await asyncio.gather(*(dial(host.name, host.address) for host in grounds.hosts))
     cold_s, cpu_cold_s = time.perf_counter() - began, time.process_time() - cpu

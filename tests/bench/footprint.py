@@ -36,12 +36,20 @@ asyncio.run(main())
 """
 
 
+# The goal's bare Python told its memory itself, and so had imported what that takes.
+_TELLING_PYTHON = "import json, os, time; input()"
+
+
 @dataclass(frozen=True)
 class AtRest:
-    """Resident bytes of the agent, of a bare gRPC server with mutual TLS and of a bare interpreter; share of a core."""
+    """Resident bytes, and the agent's share of a core.
+
+    Of the agent, a bare gRPC server with mutual TLS, a Python that can tell its own memory, and one that only waits.
+    """
 
     agent_bytes: int
     server_bytes: int
+    telling_bytes: int
     python_bytes: int
     busy: float
 
@@ -57,7 +65,10 @@ def agent_at_rest(grounds: Grounds, *, seconds: float) -> AtRest:
         resident = _resident_bytes(pid)
     keys = [str(grounds.folder / name) for name in ("agents.key", "agents.pem", "ca.pem")]
     server = _resident_of([sys.executable, "-c", _BARE_SERVER, *keys], says=True)
-    return AtRest(resident, server, _resident_of([sys.executable, "-c", "input()"], says=False), busy)
+    telling, waiting = (
+        _resident_of([sys.executable, "-c", program], says=False) for program in (_TELLING_PYTHON, "input()")
+    )
+    return AtRest(resident, server, telling, waiting, busy)
 
 
 def help_s() -> float:

@@ -96,6 +96,11 @@ async def uvloop_echo(grounds: Grounds, *, rounds: int) -> Times:
     return await floors.echo(grounds, rounds)
 
 
+async def stream_echo(grounds: Grounds, *, rounds: int) -> Times:
+    """The same with asyncio's streams, in uvloop too."""
+    return await floors.echo(grounds, rounds, floors.connected_stream)
+
+
 async def c_echo(grounds: Grounds, *, rounds: int) -> Times:
     """The floor in C."""
     return await asyncio.to_thread(floors.c_echo, grounds, rounds)
@@ -105,6 +110,7 @@ SUBJECTS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     "fleet": fleet,
     "engine": engine,
     "uvloop_echo": uvloop_echo,
+    "stream_echo": stream_echo,
     "c_echo": c_echo,
     "runs": running.runs,
     "fetch_bare": evidence.fetch_bare,

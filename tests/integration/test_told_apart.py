@@ -263,3 +263,17 @@ async def _reason_of_the_first_that_fails(client: HostClient) -> str:
             await client.ping(command(), timeout_s=2)
         except HostError as error:
             return error.reason
+
+
+async def test_a_host_that_waits_for_its_turn_is_not_taken_for_one_that_does_not_answer(world: World) -> None:
+    """Every place for dialling is taken for longer than a dial may take; when one is free the host is reached."""
+    ours = world.ca.controller
+    fleet = Fleet(lambda: ours, settings=Fanout(dial_s=0.3))
+    slots = fleet._control.slots
+    async with served(agent_credentials(world.ca)) as host, contextlib.AsyncExitStack() as taken:
+        while not slots._free.locked():
+            await taken.enter_async_context(slots.slot())  # each is given up after half a second
+        answer = await fleet.client(host).ping(command(), timeout_s=5)
+        await fleet.close()
+
+    assert answer.round_trip_ns > 0

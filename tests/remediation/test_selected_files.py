@@ -11,6 +11,7 @@ import pytest
 
 from fireline_agent.capture import selected_files
 from fireline_agent.capture.collector import Context
+from fireline_agent.capture.packing import fair_share
 from fireline_agent.remediation.disk import clean_logs
 from tests.remediation.rehearsal import Rehearsal
 from tests.unit.sink import MemorySink
@@ -28,8 +29,13 @@ def put(path: Path, content: bytes, days: float = 30) -> Path:
 
 def collected(**params: object) -> MemorySink:
     """What the collector wrote."""
-    sink = MemorySink()
-    selected_files.collect(Context(params), sink)
+    return collected_within(1 << 40, 1 << 30, **params)
+
+
+def collected_within(output_bytes: int, limit_bytes: int, **params: object) -> MemorySink:
+    """What it wrote where it was told a limit of its output, and there is another one to each artifact."""
+    sink = MemorySink(limit_bytes)
+    selected_files.collect(Context(params, output_bytes=output_bytes), sink)
     return sink
 
 
@@ -68,6 +74,48 @@ def test_of_a_huge_file_both_ends_and_the_hash_are_kept(tmp_path: Path) -> None:
         f"{str(path)[1:]}.last-{_MIB}": content[-_MIB:],
     }
     assert record["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_what_does_not_fit_is_kept_in_fair_parts(tmp_path: Path) -> None:
+    """Small files whole, of large ones as much as is left, both ends; the list is whole, and it is said plainly."""
+    small = put(tmp_path / "small.log", b"s" * 1000)
+    large = [put(tmp_path / f"large-{n}.log", b"a" * _MIB + b"z" * _MIB) for n in range(3)]
+    sink = collected_within(_MIB, 1 << 30, roots=[str(tmp_path)])
+    kept = members(sink)
+    size = sum(len(artifact.data) for artifact in sink.artifacts.values())
+
+    assert kept.pop(str(small)[1:]) == b"s" * 1000
+    assert len(kept) == 6
+    assert {len(content) // 1000 for content in kept.values()} == {168}
+    assert all(set(content) == {ord("a" if ".first-" in name else "z")} for name, content in kept.items())
+    assert 0.95 * _MIB < size <= _MIB
+    assert [r["sha256"] for r in sink.artifacts["files/selected.jsonl"].records() if r["size_bytes"] > 1000] == [
+        hashlib.sha256(large[0].read_bytes()).hexdigest()
+    ] * 3
+    assert sink.artifacts["files/selected.tar"].facts == {"whole": 1, "in_part": 3, "left_out": 0}
+    [finding] = sink.found("content-kept-in-part")
+    assert finding.severity == "notice"
+    assert finding.summary.startswith("content of 3 files kept in part, of 0 not at all, of 1 whole; the hash of every")
+
+
+def test_a_disk_that_fills_meanwhile_costs_content_and_no_more(tmp_path: Path) -> None:
+    """The list stays whole, the collector does not fail, and says what happened."""
+    put(tmp_path / "large.log", bytes(2 * _MIB))
+    sink = collected_within(1 << 40, _MIB, roots=[str(tmp_path)])
+
+    assert len(sink.artifacts["files/selected.jsonl"].records()) == 1
+    [finding] = sink.found("content-kept-in-part")
+    assert finding.summary.startswith("content kept only as far as there was space: ")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "room", "share"),
+    [([], 10, 0), ([1, 2, 3], 6, 3), ([1, 2, 3], 100, 3), ([1, 10, 10], 9, 4), ([5, 5], 3, 1), ([5, 5], -1, 0)],
+)
+def test_what_one_does_not_need_the_others_share(wanted: list[int], room: int, share: int) -> None:
+    """Nobody has more than the share, and all together no more than the room."""
+    assert fair_share(wanted, room) == share
+    assert sum(min(want, share) for want in wanted) <= max(0, room)
 
 
 def test_temporary_files_may_be_kept_by_name_and_hash_alone(tmp_path: Path) -> None:

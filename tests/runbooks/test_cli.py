@@ -151,7 +151,7 @@ async def test_a_captured_finding_suggests_its_runbook(state: Path) -> None:
 
 
 def test_an_operator_is_told_what_fits(tmp_path: Path) -> None:
-    """The installed command asks the controller and prints what it answers."""
+    """The installed command asks the controller and prints what it answers, of alerts that it names too."""
     state = tmp_path / "state"
     environment = os.environ | {"FIRELINE_STATE": str(state), "NO_COLOR": "1"}
 
@@ -166,3 +166,8 @@ def test_an_operator_is_told_what_fits(tmp_path: Path) -> None:
 
     assert told["affected"] == ["the title says 'space': storage"]
     assert told["suggestions"][0]["reasons"] == ["the title says 'space': storage", "meant for P2 alone"]
+
+    alert = "--alert=DatabaseConnectionFailure,service=postgres"
+    named = json.loads(run("runbook", "suggest", incident, alert, "--json").stdout)
+    assert "the alert DatabaseConnectionFailure" in named["suggestions"][0]["reasons"]
+    assert run("runbook", "suggest", incident, "--alert=Down,=x").returncode == 2

@@ -256,6 +256,24 @@ async def test_a_parked_run_goes_on_with_the_runbook_that_it_is_pinned_to(tmp_pa
         assert any("goes on with version 1 as it was pinned" in line for line in await after.journal(run.id))
 
 
+async def test_a_run_whose_hosts_others_change_by_now_is_not_gone_on_with(tmp_path: Path) -> None:
+    """It says who; a daemon that takes up what was lost leaves it alone, and goes on with it later."""
+    async with world(tmp_path / "state", Shelf(WHOLE)) as before:
+        run = await before.start()
+        while "s/do/0/1" not in await before.moves(run.id):
+            pass
+    async with world(tmp_path / "state", Shelf(WHOLE)) as after:
+        after.hosts.hold.set()
+        await after.locks.take(Holder("op-1", "bob", "test.change"), ["b"])
+        with pytest.raises(PolicyError, match=f"{run.id} can't go on: b is being changed by bob's op-1"):
+            await after.runs.resume(run.id, "alice")
+        left = await after.runs.take_up_lost()
+        await after.locks.release("op-1")
+
+        assert (left, await after.runs.take_up_lost()) == ([], [run.id])
+        assert (await after.until(run.id)).state is RunState.SUCCEEDED
+
+
 async def test_parallel_steps_are_at_work_at_the_same_time(here: World) -> None:
     """Both are ordered before either has ended."""
     here.shelf.edit(book(Step("p", Parallel((act("x"), act("y"))))))

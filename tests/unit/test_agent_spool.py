@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,15 @@ from fireline_agent.capture.order import Order
 from fireline_agent.capture.spool import Piece, Spool, read_piece
 from fireline_agent.errors import RefusedError
 from tests.integration.agent.captures import collector, order
+from tests.remediation.mounts import alone, fill, tmpfs
 
 
 def _order(request_id: str) -> Order:
     return order(collector("well"), request_id=request_id)
 
 
-def _spool(folder: Path, *, limit_bytes: int = 1 << 30, reserve_bytes: int = 0) -> Spool:
-    return Spool(folder / "spool", limit_bytes=limit_bytes, reserve_bytes=reserve_bytes)
+def _spool(folder: Path, *, limit_bytes: int = 1 << 30, reserve_bytes: int = 0, aside_bytes: int = 0) -> Spool:
+    return Spool(folder / "spool", limit_bytes=limit_bytes, reserve_bytes=reserve_bytes, aside_bytes=aside_bytes)
 
 
 def test_an_order_survives_its_way_to_the_disk(tmp_path: Path) -> None:
@@ -41,6 +43,45 @@ def test_the_room_is_what_limit_and_reserve_leave(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="nothing can be collected; forget old captures or free space") as error:
         spool.require_room(100)
     assert error.value.reason == "disk_full"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_has_room_for_one_more_capture_and_again_after_it(tmp_path: Path) -> None:
+    """Not one byte is free: what was set aside is given up, and held again once the capture is fetched."""
+
+    def on_full_disk() -> object:
+        disk = tmpfs(tmp_path / "disk", "size=64m")
+        spool = _spool(disk, reserve_bytes=16 << 20, aside_bytes=16 << 20)
+        fill(disk)
+        seen = []
+        for request_id in ("r1", "r2"):
+            room = spool.room_bytes()
+            folder = spool.create(replace(_order(request_id), budget_bytes=room))
+            (folder.files / "000-00000").write_bytes(bytes(room))
+            seen.append((room, spool.room_bytes(), spool.forget(request_id), spool.free_bytes()))
+        return seen
+
+    first, second = alone(on_full_disk)
+
+    assert first == second == [14 << 20, first[1], True, 0]
+    assert first[1] < 2 << 20
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting a small file system needs root")
+def test_bytes_are_set_aside_only_where_others_have_plenty(tmp_path: Path) -> None:
+    """Above the reserve, and at once when there is room for it; the setting of today counts."""
+
+    def on_small_disk() -> object:
+        disk = tmpfs(tmp_path / "disk", "size=64m")
+        aside = disk / "spool.aside"
+        _spool(disk, reserve_bytes=60 << 20, aside_bytes=16 << 20)
+        seen: list[object] = [aside.exists()]
+        spool = _spool(disk, reserve_bytes=16 << 20, aside_bytes=16 << 20)
+        seen += [aside.stat().st_size, spool.room_bytes()]
+        _spool(disk, reserve_bytes=16 << 20, aside_bytes=0)
+        return [*seen, aside.exists()]
+
+    assert alone(on_small_disk) == [False, 16 << 20, 32 << 20, False]
 
 
 def test_sealed_captures_expire_and_unsealed_ones_never(tmp_path: Path) -> None:

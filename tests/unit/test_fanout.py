@@ -25,6 +25,7 @@ from tests.fakes import virtual_time
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 Behaviour = Callable[[Host, float], Awaitable[HostOutcome]]
+_SHARED_S = 1 / 64  # what a deadline may be late, since it shares a timer
 LIMITS = Limits(host_deadline_s=10, overall_deadline_s=60, concurrency=8, cancel_grace_s=2)
 
 
@@ -313,9 +314,9 @@ def test_every_host_has_exactly_one_outcome_whatever_happens(
         began = asyncio.get_running_loop().time()
         outcomes = await world.run(limits=limits, max_fail=max_fail, cancel_at=cancel_at)
 
-        assert asyncio.get_running_loop().time() - began <= overall_s + limits.cancel_grace_s + 0.01
+        assert asyncio.get_running_loop().time() - began <= overall_s + limits.cancel_grace_s + _SHARED_S
         assert world.most_at_once <= width + sum(kind == "deaf" for kind, _ in behaviours)
-        assert all(o.duration_ms <= 10_010 for o in world.reported)
+        assert all(o.duration_ms <= 10_016 for o in world.reported)
         asked_not_ok = sum(o not in ("ok", "skipped") for o in outcomes)
         if budget.allowed is not None:
             assert asked_not_ok <= budget.allowed + 1

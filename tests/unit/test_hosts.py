@@ -90,7 +90,7 @@ def test_too_many_hosts_are_refused_before_the_start() -> None:
     ("prepare", "check"),
     [
         ("raise_descriptor_limit()", "resource.getrlimit(resource.RLIMIT_NOFILE) == (200, 200)"),
-        ("tune_collector()", "gc.get_freeze_count() > 1000 and gc.get_threshold()[0] == 50_000"),
+        ("tune_collector()", "gc.get_freeze_count() > 1000 and gc.get_threshold()[0] == 200_000"),
     ],
 )
 def test_the_process_is_prepared(prepare: str, check: str) -> None:

@@ -168,6 +168,14 @@ _CONTAINERS: Final = {
     ),
 }
 
+_FILES: Final = {
+    "content-kept-in-part": _notice(
+        "selected_files",
+        meaning="The files did not fit into what the capture may write: all are listed with their hash, of some only "
+        "the first and the last part is kept, or nothing.",
+    ),
+}
+
 _DATABASES: Final = {
     "postgres-not-answering": _critical(
         "postgres_activity", meaning="The server is there and is down, starting, full of connections, or hangs."
@@ -184,5 +192,5 @@ _ANY: Final = {
 }
 
 FINDINGS: Final[Mapping[str, Code]] = (
-    _HOST | _NETWORK | _PROCESSES | _INTRUSION | _KERNEL | _CONTAINERS | _DATABASES | _ANY
+    _HOST | _NETWORK | _PROCESSES | _INTRUSION | _KERNEL | _CONTAINERS | _FILES | _DATABASES | _ANY
 )

@@ -5,17 +5,18 @@ that the same parameters mean the same files. Leaves to others: removing them.
 """
 
 import hashlib
+import json
 import os
 import stat
-import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BufferedReader, RawIOBase
-from typing import IO, Any, Final, cast
+from io import BufferedReader
+from typing import Any, Final
 
-from fireline_agent.capture.collector import ArtifactWriter, Context, Sink, text
+from fireline_agent.capture.collector import ArtifactWriter, Context, OutputLimit, Sink, text
+from fireline_agent.capture.packing import Archive, Counts, Wanted, packed
 from fireline_agent.capture.params import flag, number, refuse_unknown
 from fireline_agent.hands import holders, selection, tree
 from fireline_agent.hands.chosen import Look, Picked, Rules, Selected
@@ -30,7 +31,6 @@ _DAY_S: Final = 86400
 _MAX_AGE_S: Final = 1e9
 _WHOLE_BYTES: Final = 64 << 20
 _END_BYTES: Final = 1 << 20  # of each end of a file that is too large to be kept whole
-_BLOCK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,34 @@ def collect(context: Context, sink: Sink) -> None:
 
     Parameters: `roots`: the folders; `kind`: `logs` or `temp`; `patterns`, `older_than` (seconds) and `time` as
     the action has them; `content`: false for names and hashes alone; `whole_bytes`: of a larger file the first and last
-    MiB are kept, beside the hash of all of it.
+    MiB are kept, beside the hash of all of it. What the capture may write is shared fairly among the files: the list
+    has the hash of all of each, the archive as much of it as fits, its first and its last part.
 
     Raises:
         ValueError: a parameter is unknown or out of range.
     """
     wish = _wished(context)
     look = Look(holders.held(context.roots.proc), tree.mount_points(context.roots.proc))
-    source = ", ".join(wish.roots)
-    with sink.artifact("files/selected.jsonl", source=source, method="filesystem") as out:
+    wanted = Wanted(wish.whole_bytes, _END_BYTES)
+    with sink.artifact("files/selected.jsonl", source=", ".join(wish.roots), method="filesystem") as out:
+        listing = _Listing(out)
         for root in wish.roots:
-            _list(out, root, wish, look)
+            _list(listing, root, wish, look, wanted)
     if wish.has_content:
-        with sink.artifact("files/selected.tar", source=source, method="filesystem") as out:
-            _pack(out, wish, look)
+        _pack(sink, wish, look, wanted, context.output_bytes - listing.size)
+
+
+@dataclass
+class _Listing:
+    """The list while it is written: what it takes is not there for the archive."""
+
+    out: ArtifactWriter
+    size: int = 0
+
+    def record(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        self.size += len(line)
+        self.out.write(line)
 
 
 def _wished(context: Context) -> _Wish:
@@ -93,12 +107,14 @@ def _texts(params: Any, name: str, default: list[str]) -> list[str]:
     return list(value)
 
 
-def _list(out: ArtifactWriter, root: str, wish: _Wish, look: Look) -> None:
+def _list(out: _Listing, root: str, wish: _Wish, look: Look, wanted: Wanted) -> None:
     try:
         with tree.opened(root) as top:
             selected = selection.select(top, wish.rules, look)
             for one in _each(top, selected, wish.rules, look):
-                out.record(_record(top, one))
+                record = _record(top, one)
+                out.record(record)
+                wanted.add(_path(one), record.get("size_bytes", 0))
             for path, why in selected.spared.items():
                 out.record({**text("path", os.fsencode(path)), "left_alone": why})
     except tree.NoFolder as error:
@@ -112,8 +128,12 @@ def _each(top: Folder, selected: Selected, rules: Rules, look: Look) -> Iterator
             yield from (one for one in selection.pick(folder, batch, rules, look)[1] if not one.is_folder)
 
 
+def _path(one: Picked) -> str:
+    return f"{one.folder.rstrip('/')}/{one.name}"
+
+
 def _record(top: Folder, one: Picked) -> dict[str, Any]:
-    record = {**text("path", os.fsencode(f"{one.folder.rstrip('/')}/{one.name}")), "held_open": one.is_held}
+    record = {**text("path", os.fsencode(_path(one))), "held_open": one.is_held}
     try:
         with _opened(top, one) as file:
             found = os.fstat(file.fileno())
@@ -156,54 +176,36 @@ def _opened(top: Folder, one: Picked) -> BufferedReader:
     return file
 
 
-class _Out(RawIOBase):
-    """An artifact as a file that is only written to."""
-
-    def __init__(self, artifact: ArtifactWriter) -> None:
-        self._artifact = artifact
-
-    def write(self, data: Any) -> int:
-        self._artifact.write(bytes(data))
-        return len(data)
-
-
-def _pack(out: ArtifactWriter, wish: _Wish, look: Look) -> None:
-    target = cast(IO[bytes], _Out(out))
-    with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT, errors="surrogateescape") as archive:
-        for root in wish.roots:
-            with suppress(tree.NoFolder), tree.opened(root) as top:
-                selected = selection.select(top, wish.rules, look)
-                for one in _each(top, selected, wish.rules, look):
-                    with suppress(OSError), _opened(top, one) as file:  # it went meanwhile: the list has its hash
-                        _add(archive, one, file, wish.whole_bytes)
+def _pack(sink: Sink, wish: _Wish, look: Look, wanted: Wanted, room: int) -> None:
+    source = ", ".join(wish.roots)
+    with sink.artifact("files/selected.tar", source=source, method="filesystem") as out:
+        counts = Counts()
+        try:
+            with packed(out, wanted, room, counts) as archive:
+                for root in wish.roots:
+                    _pack_root(archive, root, wish, look)
+        except OutputLimit as error:  # the list is whole, and so is all that fitted
+            _say_part(sink, source, f"content kept only as far as there was space: {error}")
+        out.facts |= vars(counts)
+    if counts.in_part or counts.left_out:
+        _say_part(
+            sink,
+            source,
+            f"content of {counts.in_part} files kept in part, of {counts.left_out} not at all, of {counts.whole} whole;"
+            " the hash of every file is in files/selected.jsonl",
+        )
 
 
-def _add(archive: tarfile.TarFile, one: Picked, file: IO[bytes], whole_bytes: int) -> None:
-    found = os.fstat(file.fileno())
-    path = f"{one.folder.rstrip('/')}/{one.name}".lstrip("/")
-    if found.st_size <= whole_bytes:
-        _add_piece(archive, path, found, file, found.st_size)
-        return
-    _add_piece(archive, f"{path}.first-{_END_BYTES}", found, file, _END_BYTES)
-    file.seek(found.st_size - _END_BYTES)
-    _add_piece(archive, f"{path}.last-{_END_BYTES}", found, file, _END_BYTES)
+def _say_part(sink: Sink, source: str, summary: str) -> None:
+    sink.finding("notice", "content-kept-in-part", source, summary)
 
 
-def _add_piece(archive: tarfile.TarFile, name: str, found: os.stat_result, file: IO[bytes], size: int) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode, member.mtime = size, stat.S_IMODE(found.st_mode), found.st_mtime_ns / 1e9
-    member.uid, member.gid = found.st_uid, found.st_gid
-    archive.addfile(member, cast(IO[bytes], _Padded(file, size)))
-
-
-class _Padded:
-    """Exactly so many bytes of a file: one that was cut short meanwhile goes on with zeros, as tar(1) does it."""
-
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        self._file = file
-        self._left = size
-
-    def read(self, size: int = _BLOCK_BYTES) -> bytes:
-        wanted = min(size, self._left)
-        self._left -= wanted
-        return self._file.read(wanted).ljust(wanted, b"\0")
+def _pack_root(archive: Archive, root: str, wish: _Wish, look: Look) -> None:
+    with suppress(tree.NoFolder), tree.opened(root) as top:
+        for one in _each(top, selection.select(top, wish.rules, look), wish.rules, look):
+            try:
+                file = _opened(top, one)
+            except OSError:  # it went meanwhile: the list has its hash
+                continue
+            with file:
+                archive.add(_path(one), file)

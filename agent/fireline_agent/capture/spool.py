@@ -1,7 +1,8 @@
 """The captures on this host's disk: made, found again after a crash, read for the transfer, forgotten.
 
-One folder each. Bounded by a limit for all of them and by a reserve of free space that is left alone. Every method
-blocks on the disk: call it off the event loop. Leaves to others: what is written into a folder (sink, seal).
+One folder each. Bounded by a limit for all of them and by a reserve of free space that is left alone; where nothing is
+free beyond the reserve, captures have the bytes that were set aside for that day. Every method blocks on the disk: call
+it off the event loop. Leaves to others: what is written into a folder (sink, seal).
 """
 
 import errno
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fireline_agent.capture.aside import Aside
 from fireline_agent.capture.order import Folder, Order, key
 from fireline_agent.errors import RefusedError
 from fireline_wire import durable
@@ -47,11 +49,13 @@ class Piece:
 class Spool:
     """All captures below one folder."""
 
-    def __init__(self, path: Path, *, limit_bytes: int, reserve_bytes: int) -> None:
+    def __init__(self, path: Path, *, limit_bytes: int, reserve_bytes: int, aside_bytes: int) -> None:
         self._path = path
         self._limit_bytes = limit_bytes
         self._reserve_bytes = reserve_bytes
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._aside = Aside(path.with_name(f"{path.name}.aside"), wanted_bytes=aside_bytes)
+        self.set_aside()
 
     def free_bytes(self) -> int:
         """Free bytes of the file system, for the host's description."""
@@ -59,9 +63,14 @@ class Spool:
         return found.f_bavail * found.f_frsize
 
     def room_bytes(self) -> int:
-        """How much more may be written, by the limit and by the free space."""
+        """How much more may be written, by the limit and by the free space or what is set aside."""
         used = sum(entry.stat().st_blocks * 512 for entry in self._path.rglob("*") if entry.is_file())
-        return max(0, min(self._limit_bytes - used, self.free_bytes() - self._reserve_bytes))
+        last = self._aside.room_bytes(used_bytes=used, free_bytes=self._left_bytes())
+        return max(0, min(self._limit_bytes - used, max(self._spare_bytes(), last)))
+
+    def set_aside(self) -> None:
+        """Hold bytes for captures of the day when the disk is full, if there is room for that."""
+        self._aside.take_back(spare_bytes=self._spare_bytes(), free_bytes=self._left_bytes())
 
     def require_room(self, budget_bytes: int) -> None:
         """Let a capture begin.
@@ -73,7 +82,8 @@ class Spool:
             raise RefusedError(
                 "disk_full",
                 f"{self._path}: {self.free_bytes()} bytes are free, {self._reserve_bytes} of them are left alone, and "
-                f"captures may hold {self._limit_bytes}: nothing can be collected; forget old captures or free space",
+                f"captures may hold {self._limit_bytes}; {self._aside.held_bytes()} bytes are set aside: "
+                "nothing can be collected; forget old captures or free space",
             )
 
     def create(self, order: Order) -> Folder:
@@ -83,6 +93,8 @@ class Spool:
             RefusedError: disk_full.
         """
         fresh, path = self._path / f".{order.key}", self._path / order.key
+        if order.budget_bytes > self._spare_bytes():
+            self._aside.give_up()
         try:
             shutil.rmtree(fresh, ignore_errors=True)
             (fresh / "files").mkdir(mode=0o700, parents=True)
@@ -111,6 +123,7 @@ class Spool:
         folder = self.find(request_id)
         if folder is not None:
             self._delete(folder)
+            self.set_aside()
         return folder is not None
 
     def expire(self, *, older_than_s: float) -> list[str]:
@@ -119,7 +132,16 @@ class Spool:
         old = [f for f in self._folders() if f.sealed.exists() and f.sealed.stat().st_mtime < limit]
         for folder in old:
             self._delete(folder)
+        self.set_aside()
         return [folder.path.name for folder in old]
+
+    def _spare_bytes(self) -> int:
+        return self.free_bytes() - self._reserve_bytes
+
+    def _left_bytes(self) -> int:
+        """Free bytes of the file system with those that it keeps for root."""
+        found = os.statvfs(self._path)
+        return found.f_bfree * found.f_frsize
 
     def _folders(self) -> list[Folder]:
         # A name with a dot is one that was being made or deleted when the agent ended.

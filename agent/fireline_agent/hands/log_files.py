@@ -114,6 +114,8 @@ def blocks(file: IO[bytes], *, lines_before: int = 0) -> Iterator[tuple[bytearra
         if cut > begin:
             yield buffer, begin, cut
             front = _before(buffer, cut, lines_before)
+            if end - front == len(buffer):
+                front = cut  # a very long line leaves no room to read on: rather without the lines before it
             buffer[: end - front] = buffer[front:end]
             begin, kept = cut - front, end - front
         else:

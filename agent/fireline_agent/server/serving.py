@@ -1,7 +1,6 @@
 """Put the agent together, serve, and stop in order. Leaves to others: the process and its signals (main)."""
 
 import asyncio
-import gc
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -18,7 +17,7 @@ from fireline_agent.capture.runner import Runner, Running
 from fireline_agent.capture.spool import Spool
 from fireline_agent.config import Config
 from fireline_agent.errors import ConfigError, RefusedError
-from fireline_agent.hands import cgroup, facts
+from fireline_agent.hands import cgroup, facts, memory
 from fireline_agent.isolation.guardian import Guardian, open_guardian
 from fireline_agent.isolation.upkeep import Kind, News
 from fireline_agent.ledger import Ledger
@@ -112,9 +111,7 @@ async def serve(
             await remediation.recover(parts.ledger.unfinished())
             async with _listening(server, parts, port) as address:
                 stack.enter_context(guardian.watching())
-                # What lives now lives for good: the collector need not look at it again.
-                gc.collect()
-                gc.freeze()
+                memory.settle()
                 on_ready(address)
                 expiring = tasks.create_task(_expire(parts))
                 await stop.wait()
@@ -139,7 +136,12 @@ def _open(config: Config, registry: Mapping[str, str], stack: ExitStack) -> Part
         keys=keys,
         ledger=ledger,
         deny=DenyList(*keys.held.denied),
-        spool=Spool(config.spool, limit_bytes=config.spool_limit_bytes, reserve_bytes=config.spool_reserve_bytes),
+        spool=Spool(
+            config.spool,
+            limit_bytes=config.spool_limit_bytes,
+            reserve_bytes=config.spool_reserve_bytes,
+            aside_bytes=config.spool_aside_bytes,
+        ),
         hierarchy=hierarchy,
         control=stack.enter_context(ThreadPoolExecutor(_COMMAND_THREADS, "command")),
         bulk=stack.enter_context(ThreadPoolExecutor(_BULK_THREADS, "bulk")),

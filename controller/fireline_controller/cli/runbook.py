@@ -110,8 +110,11 @@ def _checked(file: str, error: Any) -> dict[str, Any]:
 
 _SUGGEST_HELP = options.manual(
     "Suggest runbooks for an incident, with the reasons.",
-    "By what its captures found, its title, its hosts and its severity; a person chooses. Starts nothing.",
-    examples=("fireline runbook suggest INC-20260102-030405",),
+    "By what its captures found, its alerts, its title, its hosts and its severity; a person chooses. Starts nothing.",
+    examples=(
+        "fireline runbook suggest INC-20260102-030405",
+        "fireline runbook suggest INC-20260102-030405 --alert DatabaseConnectionFailure,service=postgres",
+    ),
     exits="Exit status: 0 something fits; 3 nothing does, or there is no such incident.",
 )
 
@@ -119,17 +122,31 @@ _SUGGEST_HELP = options.manual(
 @app.command("suggest", help=_SUGGEST_HELP)
 def suggest(
     incident: Annotated[str, typer.Argument(metavar="INCIDENT", help="Such as INC-20260102-030405.")],
+    alert: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[,LABEL=VALUE]", help="An alert of the incident, with its labels; may be repeated."),
+    ] = None,
     json: options.Json = False,
     state: options.State = None,
 ) -> None:
     """Suggest runbooks."""
-    session.run(session.folder(state), lambda control: _suggest(control, incident, json))
+    alerts = [_alert(text) for text in alert or ()]
+    session.run(session.folder(state), lambda control: _suggest(control, incident, alerts, json))
 
 
-async def _suggest(control: "ControlStub", incident: str, json: bool) -> int:
+def _alert(text: str) -> tuple[str, dict[str, str]]:
+    name, *labels = text.split(",")
+    pairs = [label.partition("=") for label in labels]
+    if not name or any(not (key and sign) for key, sign, _ in pairs):
+        session.fail(f"--alert: wanted NAME or NAME,LABEL=VALUE, found {text!r}", session.USAGE)
+    return name, {key: value for key, _, value in pairs}
+
+
+async def _suggest(control: "ControlStub", incident: str, alerts: list[tuple[str, dict[str, str]]], json: bool) -> int:
     from fireline_wire.v1 import control_pb2
 
-    reply = await control.SuggestRunbooks(control_pb2.SuggestRunbooksRequest(incident_id=incident))
+    known = [control_pb2.Alert(name=name, labels=labels) for name, labels in alerts]
+    reply = await control.SuggestRunbooks(control_pb2.SuggestRunbooksRequest(incident_id=incident, alerts=known))
     if json:
         output.print_json(_suggested(reply))
     else:

@@ -1,16 +1,16 @@
 """`fireline runbook`: plan, run, watch, stop and take back."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fireline_controller.cli import approval, operations, options, output, runbook_follow, session
+from fireline_controller.cli import approval, operations, options, output, runbook_follow, runbook_plan, session
 from fireline_controller.cli.enroll import duration_s
 from fireline_controller.cli.runbook_follow import View
 
 if TYPE_CHECKING:
-    from fireline_wire.v1 import control_pb2, runs_pb2
+    from fireline_wire.v1 import control_pb2
     from fireline_wire.v1.control_pb2_grpc import ControlStub
 
 
@@ -58,9 +58,9 @@ def plan(
 async def _plan(control: "ControlStub", runbook: str, wish: operations.Wish, params: list[str]) -> int:
     found = await control.PlanRun(_request(wish.options(), runbook, params))
     if wish.json:
-        output.print_json(_plan_document(found))
+        output.print_json(runbook_plan.document(found))
     else:
-        _print_plan(found)
+        runbook_plan.show(found)
     return session.OK
 
 
@@ -361,60 +361,6 @@ def _request(chosen: "control_pb2.OperationOptions", runbook: str, params: list[
             session.fail(f"--param {name!r}: wanted NAME=VALUE", session.USAGE)
     given = {name: value for name, _, value in pairs}
     return control_pb2.StartRunRequest(options=chosen, runbook=runbook, params=given)
-
-
-def _print_plan(found: "runs_pb2.PlanRunReply") -> None:
-    print(f"{found.runbook} version {found.version} on {found.hosts}")
-    rows = [
-        (
-            step.step,
-            step.does,
-            step.risk,
-            step.hosts + (f" (decided then: {step.open_hosts})" if step.open_hosts else ""),
-            step.approval,
-            step.on_failure,
-            step.rollback,
-        )
-        for step in found.steps
-    ]
-    output.table(("STEP", "DOES", "RISK", "HOSTS", "APPROVAL", "ON FAILURE", "ROLLBACK"), rows)
-    effects = [(s.step, e.host, output.outcome_name(e.outcome), e.effect) for s in found.steps for e in s.effects]
-    if effects:
-        print()
-        output.table(("STEP", "HOST", "PLAN", "WOULD DO NOW"), effects)
-    for step in found.steps:
-        if step.when:
-            output.say(f"{step.step}: only where {output.printable(step.when)}")
-    for problem in found.problems:
-        output.warn(problem)
-
-
-def _plan_document(found: "runs_pb2.PlanRunReply") -> dict[str, Any]:
-    return {
-        "runbook": found.runbook,
-        "version": found.version,
-        "sha256": found.sha256,
-        "hosts": found.hosts,
-        "problems": list(found.problems),
-        "steps": [
-            {
-                "step": s.step,
-                "title": s.title,
-                "does": s.does,
-                "risk": s.risk,
-                "hosts": s.hosts,
-                "hosts_decided_then": s.open_hosts,
-                "when": s.when,
-                "approval": s.approval,
-                "on_failure": s.on_failure,
-                "rollback": s.rollback,
-                "effects": [
-                    {"host": e.host, "outcome": output.outcome_name(e.outcome), "effect": e.effect} for e in s.effects
-                ],
-            }
-            for s in found.steps
-        ],
-    }
 
 
 def add_to(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from fireline_controller.control.answering import Context, answering
 from fireline_controller.engine import Engine
+from fireline_controller.runbooks.suggesting import Alert
 from fireline_wire.v1 import control_pb2
 
 
@@ -16,7 +17,9 @@ class RunbookCalls:
         self, request: control_pb2.SuggestRunbooksRequest, context: Context
     ) -> control_pb2.SuggestRunbooksReply:
         """What fits an incident."""
-        found = await self._engine.suggestions.of(request.incident_id)
+        found = await self._engine.suggestions.of(
+            request.incident_id, [Alert(a.name, dict(a.labels)) for a in request.alerts]
+        )
         return control_pb2.SuggestRunbooksReply(
             severity=str(found.incident.severity),
             title=found.incident.title,

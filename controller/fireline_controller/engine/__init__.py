@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fireline_controller import profiles
 from fireline_controller.config import Settings
@@ -58,6 +58,7 @@ __all__ = [
 
 # Outcomes after which a host may still hold the capture that it was asked for: it is asked for that one again.
 _MAY_HOLD = frozenset({Outcome.UNREACHABLE, Outcome.TIMED_OUT, Outcome.CANCELLED})
+_ENDED_OK: Final = HostOutcome("", Outcome.OK)
 
 
 class Engine:
@@ -144,12 +145,8 @@ class Engine:
             answer = await self._fleet.client(host).ping(
                 running.command, timeout_s=self._settings.fanout.command_deadline_s
             )
-            return HostOutcome(
-                host.name,
-                Outcome.OK,
-                detail=f"clock {answer.offset_ns / 1e6:+.1f} ms",
-                duration_ms=running.elapsed_ms(),
-            )
+            clock = f"clock {answer.offset_ns / 1e6:+.1f} ms"
+            return _ENDED_OK.but(host=host.name, detail=clock, duration_ms=running.elapsed_ms())
 
         async for news in self.operations.run("ping", wish, work, commands_only=True):
             yield news

@@ -37,6 +37,16 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class _Resolved:
+    """What a target meant in this very fleet: a command asks twice, once to show it and once to do it."""
+
+    spec: TargetSpec
+    fleet: tuple[Host, ...]
+    target: Target
+    hosts: tuple[Host, ...]
+
+
+@dataclass(frozen=True)
 class _Order:
     """All that is decided before an operation is on record, and where it is told and stopped."""
 
@@ -86,6 +96,7 @@ class Operations:
         self._now = now
         self._running: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._last: _Resolved | None = None
 
     async def resolve(self, spec: TargetSpec) -> tuple[Target, tuple[Host, ...]]:
         """Which hosts a target means now.
@@ -102,9 +113,12 @@ class Operations:
         if spec.retry_of:
             prior = await self._store.read(lambda tx: tx.operation(spec.retry_of))
             return _retried(prior, hosts)
-        target = targets.resolve(spec.terms, spec.excluded, hosts, self._settings.groups)
-        wanted = set(target.hosts)
-        return target, tuple(h for h in hosts if h.name in wanted)
+        last = self._last
+        if last is None or last.spec != spec or last.fleet is not hosts:
+            target = targets.resolve(spec.terms, spec.excluded, hosts, self._settings.groups)
+            wanted = set(target.hosts)
+            last = self._last = _Resolved(spec, hosts, target, tuple(h for h in hosts if h.name in wanted))
+        return last.target, last.hosts
 
     def needs_confirmation(self, target: Target) -> bool:
         """Whether a target is so wide that the operator must confirm it."""

@@ -9,7 +9,7 @@ from fireline_controller.engine.incidents import Incidents, IncidentView
 from fireline_controller.model import ConfigError, Host, Incident, Outcome
 from fireline_controller.runbooks import loading
 from fireline_controller.runbooks.model import Runbook
-from fireline_controller.runbooks.suggesting import Signals, Suggestion, affected, suggest
+from fireline_controller.runbooks.suggesting import Alert, Signals, Suggestion, affected, suggest
 from fireline_controller.store import Store
 
 
@@ -31,25 +31,26 @@ class Suggestions:
         self._incidents = incidents
         self._store = store
 
-    async def of(self, incident_id: str) -> Suggested:
-        """What fits an incident.
+    async def of(self, incident_id: str, alerts: Sequence[Alert] = ()) -> Suggested:
+        """What fits an incident, with the alerts that belong to it.
 
         Raises:
             NotFound: the incident is not known.
             ConfigError: a profile of the state folder is wrong.
         """
         view = await self._incidents.view(incident_id)
-        signals = _signals(view, await self._store.hosts())
+        signals = _signals(view, await self._store.hosts(), alerts)
         runbooks, problems = await asyncio.to_thread(_runbooks, self._folder)
         return Suggested(view.incident, affected(signals), suggest(runbooks, signals), problems)
 
 
-def _signals(view: IncidentView, fleet: Sequence[Host]) -> Signals:
+def _signals(view: IncidentView, fleet: Sequence[Host], alerts: Sequence[Alert]) -> Signals:
     outcomes = [outcome for operation in view.operations for outcome in operation.outcomes]
     names = {outcome.host for outcome in outcomes}
     return Signals(
         severity=str(view.incident.severity),
         title=view.incident.title,
+        alerts=alerts,
         findings=[finding for outcome in outcomes for finding in outcome.findings],
         hosts=[host for host in fleet if host.name in names],
         unreachable=sorted({o.host for o in outcomes if o.outcome is Outcome.UNREACHABLE}),

@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 import grpc
 
 from fireline_controller.config import Fanout
+from fireline_controller.deadlines import Deadlines
 from fireline_controller.hosts import descriptors, failures
 from fireline_controller.hosts.channels import Line, Session
 from fireline_controller.hosts.diagnosis import Prober, sanitised
@@ -22,12 +23,13 @@ _LEAST_LOOK_S: Final = 0.05
 
 
 class Caller:
-    """Calls one host."""
+    """Calls one host. `deadlines` cancels sessions whose answer is overdue."""
 
-    def __init__(self, host: str, settings: Fanout, prober: Prober) -> None:
+    def __init__(self, host: str, settings: Fanout, prober: Prober, deadlines: Deadlines) -> None:
         self._host = host
         self._settings = settings
         self._prober = prober
+        self._deadlines = deadlines
 
     async def unary(self, line: Line, method: str, request: bytes, *, timeout_s: float) -> bytes:
         """Call and answer, dial included, in this time.
@@ -102,20 +104,19 @@ class Caller:
             opening.cancel()
 
     async def _exchange(self, session: Session, request: bytes, deadline: float) -> bytes:
-        loop = asyncio.get_running_loop()
-        # A timer that cancels the session ends what waits for it, for a fifth of what asyncio.timeout costs. Only an
-        # open session's: one that is being opened would not wake up.
-        clock = loop.call_at(deadline, session.cancel)
+        # Cancelling the session ends what waits for it. Only an open session's: one that is being opened would not
+        # wake up.
+        self._deadlines.set(session, deadline, _cancel)
         try:
             await self._write(session, request)
             answer = await session.read()
         except asyncio.CancelledError:
-            if not _is_cancelled() and loop.time() >= deadline:
+            if not _is_cancelled() and asyncio.get_running_loop().time() >= deadline:
                 raise failures.slow(self._host) from None
             self._raise_if_cut()
             raise
         finally:
-            clock.cancel()
+            self._deadlines.stop(session, deadline)
         if not isinstance(answer, bytes):
             raise failures.broken(self._host, "its agent is stopping")
         return answer
@@ -165,7 +166,7 @@ class Caller:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            await line.connect(within_s=min(self._settings.dial_s, timeout_s * _DIAL_SHARE))
+            await line.connect(within_s=timeout_s * _DIAL_SHARE, dial_s=self._settings.dial_s)
         except TimeoutError:
             waited_s = loop.time() - began
             raise await self._unconnected(line, "in time", left_s=timeout_s - waited_s) from None
@@ -189,6 +190,10 @@ class Caller:
         """gRPC says CancelledError also when the channel was closed under the call; then nobody cancelled this task."""
         if not _is_cancelled():
             raise failures.broken(self._host, "cut off by the controller") from None
+
+
+def _cancel(session: Session) -> None:
+    session.cancel()
 
 
 def _is_cancelled() -> bool:

@@ -109,18 +109,19 @@ class Line:
         """Whether an authenticated connection stands."""
         return self._channel is not None and self._channel.get_state() is _READY
 
-    async def connect(self, *, within_s: float) -> None:
+    async def connect(self, *, within_s: float, dial_s: float) -> None:
         """Dial, unless a connection stands: at once, whatever pause gRPC would make after an earlier failure.
 
-        Returns when the attempt has succeeded or failed; a call then tells how.
+        Returns when the attempt has succeeded or failed; a call then tells how. The dial's own time begins when it has
+        its place: a thousand that wait for one must not be taken for hosts that don't answer.
 
         Raises:
-            TimeoutError: neither, in this time.
+            TimeoutError: neither, in `within_s` with the wait for a place, or in `dial_s` without it.
         """
         async with asyncio.timeout(within_s), self._dialling:
             if self.is_ready():
                 return
-            async with self._purpose.slots.slot():
+            async with self._purpose.slots.slot(), asyncio.timeout(dial_s):
                 await self._settle(await self._fresh())
 
     def unary(self, method: str) -> Unary:

@@ -67,6 +67,7 @@ class Anchor:
             if not anew and self._shows_at_least(to.seq):
                 return
             self._replace(to.envelope)
+            self._last_read = (to.envelope, to)
 
     def _shows_at_least(self, seq: int) -> bool:
         try:

@@ -50,8 +50,8 @@ class RecordVerbs(Verbs):
         """
         if not entries:
             return ()
-        damage = self._damage(entries[0].at)
         seq, previous = self.head()
+        damage = self._damage(entries[0].at, seq, previous)
         lines = []
         for number, entry in enumerate((*damage, *entries), start=seq + 1):
             lines.append(journal.line(entry, seq=number, previous_hash=previous))
@@ -62,13 +62,12 @@ class RecordVerbs(Verbs):
         self._recorded = replace(self._recorded, last=lines[-1], is_anchor_compared=True, found_damage=found)
         return tuple(lines[len(damage) :])
 
-    def _damage(self, at: datetime) -> tuple[Entry, ...]:
+    def _damage(self, at: datetime, seq: int, line_hash: str) -> tuple[Entry, ...]:
         if self._recorded.is_anchor_compared or self._anchor is None:
             return ()
-        problem, proof = _compare(self._anchor, self)
+        problem, proof = _compare(self._anchor, self, seq, line_hash)
         if not problem:
             return ()
-        seq, line_hash = self.head()
         data = {"found_seq": seq, "found_hash": line_hash, "anchor": proof}
         return (Entry(kind=journal.DAMAGED, actor="fireline", at=at, summary=problem, data=data),)
 
@@ -153,28 +152,35 @@ class RecordVerbs(Verbs):
         if last is None:
             return None
         signed = journal.checkpoint(last.seq, last.hash, at=last.entry.at, key=self._key)
-        table = schema.checkpoints
-        before = self._connection.execute(select(func.max(table.c.seq))).scalar_one() or 0
-        if last.seq - before >= (1 if self._recorded.is_asked else CHECKPOINT_LINES):
+        if self._is_time(last.seq):
             row = {"seq": signed.seq, "hash": signed.hash, "envelope": signed.envelope}
-            self._connection.execute(insert(table).values(row))
+            self._connection.execute(insert(schema.checkpoints).values(row))
         return signed
+
+    def _is_time(self, seq: int) -> bool:
+        """Whether this last line wants a checkpoint of its own."""
+        if self._recorded.is_asked and self._recorded.last is not None:
+            return True  # the line is new, so it has none
+        before = self._connection.execute(select(func.max(schema.checkpoints.c.seq))).scalar_one() or 0
+        return seq - before >= (1 if self._recorded.is_asked else CHECKPOINT_LINES)
 
     def _last_line(self) -> Line | None:
         seq, _ = self.head()
         return self.lines(seq)[0] if seq else None
 
 
-def _compare(anchor: Anchor, record: RecordVerbs) -> tuple[str, str]:
-    """What is wrong between the anchor and the journal, and the anchor's envelope as proof; empty when nothing is."""
+def _compare(anchor: Anchor, record: RecordVerbs, seq: int, line_hash: str) -> tuple[str, str]:
+    """What is wrong between the anchor and the journal, which ends with this line, and the anchor's envelope as proof.
+
+    Empty when nothing is.
+    """
     try:
         shown = anchor.read()
     except JournalError as error:
         return str(error), ""
-    found = record.hash_at(shown.seq)
+    found = line_hash if shown.seq == seq else record.hash_at(shown.seq)
     if found == shown.hash:
         return "", ""
-    seq, _ = record.head()
     if not found:
         problem = (
             f"lines {seq + 1} to {shown.seq} were cut off the journal: its anchor was signed over line {shown.seq}"

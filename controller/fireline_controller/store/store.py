@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
@@ -30,6 +30,15 @@ _EPOCH: Final = datetime.fromtimestamp(0, UTC)  # the time in the anchor of an e
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Kept(Generic[Result]):
+    """What a committed transaction's work gave, and the journal's head that it signed, if it wrote a line."""
+
+    result: Result
+    signed: Checkpoint | None
+    found_damage: bool
 
 
 class Store:
@@ -89,19 +98,37 @@ class Store:
         return await self._writer.run(work)
 
     def _write(self, jobs: Sequence[Job]) -> None:
-        outcomes = self._together(jobs) if len(jobs) > 1 else ()
-        for job, outcome in zip(jobs, outcomes or [partial(self.run_now, j.work) for j in jobs], strict=True):
-            job.settle(outcome)
+        if len(jobs) == 1 or not self._together(jobs):
+            for job in jobs:
+                self._alone(job)
 
-    def _together(self, jobs: Sequence[Job]) -> Sequence[Callable[[], Any]]:
-        """The outcomes of these jobs in one commit; none when nothing was kept and each is to be tried for itself."""
+    def _alone(self, job: Job) -> None:
         try:
-            return self._once(lambda tx: [tx.attempt(job.work) for job in jobs])
+            kept = _retried(partial(self._once, job.work))
+        except Exception as error:  # noqa: BLE001 - not handled here: it is raised again where the work came from
+            job.settle(raising(error))
+        else:
+            self._settle([job], [lambda: kept.result], kept)
+
+    def _together(self, jobs: Sequence[Job]) -> bool:
+        """Do these jobs in one commit; false when nothing was kept and each is to be tried for itself."""
+        try:
+            kept = self._once(lambda tx: [tx.attempt(job.work) for job in jobs])
         except CommitUnknown as error:
-            return [raising(error) for _ in jobs]
+            for job in jobs:
+                job.settle(raising(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, each job meets it again, and its caller hears of it
             log.info("store transactions are done one by one", extra={"count": len(jobs), "cause": str(error)})
-            return ()
+            return False
+        else:
+            self._settle(jobs, kept.result, kept)
+        return True
+
+    def _settle(self, jobs: Sequence[Job], outcomes: Sequence[Callable[[], Any]], kept: "_Kept[Any]") -> None:
+        """Tell the callers first, for their work is on disk; nothing is written before the anchor has followed."""
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            job.settle(outcome)
+        self._show(kept)
 
     async def read(self, work: Callable[[Transaction], Result]) -> Result:
         """Like `run` for work that only reads: a snapshot that never waits for a writer, nor holds one up."""
@@ -113,27 +140,27 @@ class Store:
         Raises:
             StoreError: as for `run`.
         """
-        return _retried(partial(self._once, work))
+        kept = _retried(partial(self._once, work))
+        self._show(kept)
+        return kept.result
 
-    def _once(self, work: Callable[[Transaction], Result]) -> Result:
+    def _once(self, work: Callable[[Transaction], Result]) -> "_Kept[Result]":
         with self._database.transaction() as connection:
             transaction = Transaction(connection, key=self._key, anchor=self._anchor)
             result = work(transaction)
             signed = transaction.sign()
-        if signed is not None:
-            self._show(signed, anew=transaction.found_damage)
-        return result
+        return _Kept(result, signed, transaction.found_damage)
 
-    def _show(self, signed: Checkpoint, *, anew: bool) -> None:
+    def _show(self, kept: "_Kept[Any]") -> None:
         """Let the anchor follow. The lines are committed: its failure is told, but undoes and stops nothing."""
-        if self._anchor is None:
+        if self._anchor is None or kept.signed is None:
             return
         try:
-            self._anchor.advance(signed, anew=anew)
+            self._anchor.advance(kept.signed, anew=kept.found_damage)
         except OSError as error:
             log.error(
                 "journal anchor can't be written: until it can, lines cut off the journal's end would not be noticed",
-                extra={"path": str(self._anchor.path), "cause": error.strerror, "seq": signed.seq},
+                extra={"path": str(self._anchor.path), "cause": error.strerror, "seq": kept.signed.seq},
             )
 
     async def hosts(self) -> tuple[Host, ...]:

@@ -35,12 +35,12 @@ class WorkVerbs(Verbs):
     """Operations and incidents."""
 
     def put_operation(self, operation: Operation) -> None:
-        """Keep an operation that starts; its outcomes come with `finish_operation`."""
+        """Keep an operation that starts, under an id that is new; its outcomes come with `finish_operation`."""
         values = columns_of(operation)
         target: Target = values.pop("target")
         values["outcomes"] = [_document(o) for o in operation.outcomes]
         values.update({f"target_{name}": value for name, value in columns_of(target).items()})
-        self._put(schema.operations, values)
+        self._connection.execute(insert(schema.operations).values(values))
 
     def finish_operation(self, operation_id: str, outcomes: Sequence[HostOutcome], finished_at: datetime) -> None:
         """Keep the outcomes of an operation, one for each host of its target (I1), once.
@@ -50,11 +50,15 @@ class WorkVerbs(Verbs):
             StoreError: it was finished before.
             ValueError: the outcomes are not one each for the hosts of the target; names the hosts.
         """
-        operation = self.operation(operation_id)
-        if operation.finished_at is not None:
-            raise StoreError(f"operation {operation_id} was finished at {operation.finished_at}: it ends once")
-        _check_one_each(operation, outcomes)
         table = schema.operations
+        # Not the whole row, which takes a while to read back for a thousand hosts.
+        query = select(table.c.finished_at, table.c.target_hosts).where(table.c.id == operation_id)
+        row = self._connection.execute(query).one_or_none()
+        if row is None:
+            raise _unknown(operation_id)
+        if row.finished_at is not None:
+            raise StoreError(f"operation {operation_id} was finished at {row.finished_at}: it ends once")
+        _check_one_each(operation_id, row.target_hosts, outcomes)
         ended = {"finished_at": finished_at, "outcomes": [_document(o) for o in outcomes]}
         self._connection.execute(update(table).where(table.c.id == operation_id).values(ended))
 
@@ -68,7 +72,7 @@ class WorkVerbs(Verbs):
             select(schema.operations).where(schema.operations.c.id == operation_id)
         ).one_or_none()
         if row is None:
-            raise NotFound(f"operation {operation_id!r} is not known")
+            raise _unknown(operation_id)
         return _operation_of(row)
 
     def operations(self, incident_id: str = "", *, unfinished: bool = False) -> tuple[Operation, ...]:
@@ -123,14 +127,18 @@ class WorkVerbs(Verbs):
         return tuple(value_of(Incident, row) for row in self._connection.execute(query))
 
 
-def _check_one_each(operation: Operation, outcomes: Sequence[HostOutcome]) -> None:
+def _unknown(operation_id: str) -> NotFound:
+    return NotFound(f"operation {operation_id!r} is not known")
+
+
+def _check_one_each(operation_id: str, hosts: Sequence[str], outcomes: Sequence[HostOutcome]) -> None:
     named = sorted(o.host for o in outcomes)
-    wanted = sorted(operation.target.hosts)
+    wanted = sorted(hosts)
     if named != wanted:
         lacking = sorted(set(wanted) - set(named))
         strange = sorted(set(named) - set(wanted))
         raise ValueError(
-            f"operation {operation.id}: {len(named)} outcomes for {len(wanted)} hosts, wanted one each;"
+            f"operation {operation_id}: {len(named)} outcomes for {len(wanted)} hosts, wanted one each;"
             f" without: {', '.join(lacking[:10]) or 'none'}; not of the target: {', '.join(strange[:10]) or 'none'}"
         )
 
@@ -138,7 +146,7 @@ def _check_one_each(operation: Operation, outcomes: Sequence[HostOutcome]) -> No
 def _document(outcome: HostOutcome) -> dict[str, Any]:
     """The fields that are not as usual: most hosts end ok with little to say."""
     values = vars(outcome)  # not columns_of: it asks anew for the fields, and there may be thousands of outcomes
-    said = {name: values[name] for name, usual in _USUAL.items() if values[name] != usual}
+    said = {name: value for name, value in values.items() if value is not _USUAL[name] and value != _USUAL[name]}
     if outcome.findings:
         said["findings"] = [columns_of(f) for f in outcome.findings]
     if outcome.isolation is not None:

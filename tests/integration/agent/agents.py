@@ -106,6 +106,7 @@ class Agent:
             "state": str(self.folder / "state"),
             "policy": str(self.folder / "policy.toml"),
             "spool_reserve_bytes": 0,
+            "spool_aside_bytes": 0,
             **self.settings,
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]

@@ -108,7 +108,7 @@ async def host(state: Path) -> AsyncIterator[Host]:
     """A spool and a runner below a folder."""
     key = state / "host.key"
     key.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    spool = Spool(state / "spool", limit_bytes=1 << 30, reserve_bytes=0)
+    spool = Spool(state / "spool", limit_bytes=1 << 30, reserve_bytes=0, aside_bytes=0)
     with ThreadPoolExecutor(2) as threads:
         async with asyncio.TaskGroup() as tasks:
             yield Host(spool, Runner(spool, key_path=key, threads=threads, tasks=tasks))

@@ -229,7 +229,7 @@ def enrol(made: Ground, host: Host, **settings: Any) -> None:
     held, _ = certified_agent(made.authority, host.name)
     host.path(STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
     KeyFolder.create(host.path(f"{STATE}/keys"), key_pem=held.key_pem, chain_pem=held.chain_pem, ca_pem=held.ca_pem)
-    values = {"listen": f"0.0.0.0:{PORT}", "state": STATE, "spool_reserve_bytes": 0, **settings}
+    values = {"listen": f"0.0.0.0:{PORT}", "state": STATE, "spool_reserve_bytes": 0, "spool_aside_bytes": 0, **settings}
     host.write(AGENT_CONFIG, "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()).encode())
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 from fireline_agent.hands.docker import Engine, EngineError
 from fireline_agent.hands.printable import printable
 from fireline_agent.remediation.action import Action, ActionError, Plan, Tools
+from fireline_agent.remediation.container import usage
 from fireline_agent.remediation.container.reaching import reading
 from fireline_agent.remediation.container.selection import SELECTORS, Container, containers, inspected
 from fireline_wire.actions import ActionSpec, Kind, Parameter, Result, Risk
@@ -29,8 +30,13 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
     key = "cpu_percent" if params["by"] == "cpu" else "memory_bytes"
     rows = sorted(facts["processes"], key=lambda row: (-row[key], row["pid"]))
     names = {row["container"] for row in rows}
+    told = f"{len(rows)} process{'es' * (len(rows) != 1)} in {len(names)} container{'s' * (len(names) != 1)}"
+    if rows:
+        first = rows[0]
+        most = f"{first['name']} (process {first['pid']}) in {first['container']}"
+        told += f"; most: {most} with {usage.in_words(first, key)}"
     return Plan(
-        f"{len(rows)} processes in {len(names)} containers",
+        told,
         result={"processes": rows[: params["most"]], "count": len(rows)},
     )
 

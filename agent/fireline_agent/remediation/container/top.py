@@ -38,7 +38,9 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
     rows = sorted(facts["used"], key=lambda row: (-row[key], row["name"]))
     total = sum(row["memory_bytes"] for row in rows)
     cpu = round(sum(row["cpu_percent"] for row in rows), 1)
-    summary = f"{len(rows)} containers run with {total >> 20} MiB and {cpu:g} % of a CPU in all"
+    summary = f"{len(rows)} container{'s' * (len(rows) != 1)} run with {total >> 20} MiB and {cpu:g} % of a CPU in all"
+    if rows:
+        summary += f"; most: {rows[0]['name']} with {usage.in_words(rows[0], key)}"
     return Plan(
         summary,
         result={"containers": rows[: params["most"]], "count": len(rows), "memory_bytes": total, "cpu_percent": cpu},

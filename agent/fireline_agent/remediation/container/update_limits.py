@@ -58,7 +58,12 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any]) -> Plan:
         warnings += [over] if over else []
         changes.append(_change(container, document["limits"], asked))
     result = {"containers": [Container.from_document(one).row() for one in facts["containers"]]}
-    return Plan(f"change the limits of {len(changes)} containers", tuple(changes), tuple(warnings), result)
+    return Plan(
+        f"change the limits of {len(changes)} container{'s' * (len(changes) != 1)}",
+        tuple(changes),
+        tuple(warnings),
+        result,
+    )
 
 
 def _check(params: Mapping[str, Any]) -> None:

@@ -34,6 +34,11 @@ def cpu_percent(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> float:
     return round(100 * used / passed * (number(second, "online_cpus") or 1), 1) if passed > 0 and used > 0 else 0.0
 
 
+def in_words(row: Mapping[str, Any], key: str) -> str:
+    """What a row of a table uses, by the column that it is ordered by: `cpu_percent` or `memory_bytes`."""
+    return f"{row['cpu_percent']:g} %" if key == "cpu_percent" else f"{row['memory_bytes'] >> 20} MiB"
+
+
 def stats_of(engine: Engine, found: Sequence[Container]) -> list[dict[str, Any]]:
     """The counters of each container, several asked at once; an empty object for one that ended meanwhile."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:

@@ -95,16 +95,24 @@ class Mover:
         while True:
             todo = tuple(host for host in move.hosts if host not in good)
             asked = replace(move, hosts=todo)
-            given = self._filled_now(step, until.call, todo)
             left_s = max(over_s - loop.time(), min(until.within_s, _HEARING_S))
-            ends = {end.host: self._true(step, end, until) for end in await self._rooms.deeds.plan(
-                self._order(step, asked, until.call.action, given, left_s, stop)
-            )}  # fmt: skip
+            ends = await self._judged(step, asked, until, left_s, stop)
             good |= {host: end for host, end in ends.items() if end.outcome is Outcome.OK}
             if len(good) == len(move.hosts) or stop.is_set() or loop.time() + until.every_s > over_s:
                 found = ends | good
                 return tuple(found[host] for host in move.hosts)
             await _slept(until.every_s, stop)
+
+    async def _judged(
+        self, step: Step, asked: Move, until: Until, left_s: float, stop: asyncio.Event
+    ) -> dict[str, HostEnd]:
+        """One look at these hosts."""
+        try:
+            given = self._filled_now(step, until.call, asked.hosts)
+        except BadExpression as error:
+            return {host: HostEnd(host, Outcome.FAILED, str(error), "invalid_request") for host in asked.hosts}
+        order = self._order(step, asked, until.call.action, given, left_s, stop)
+        return {end.host: self._true(step, end, until) for end in await self._rooms.deeds.plan(order)}
 
     def _true(self, step: Step, end: HostEnd, until: Until) -> HostEnd:
         """The answer of a host, judged."""
