@@ -140,7 +140,7 @@ def test_a_raised_limit_is_taken_back(fleet: Fleet) -> None:
         going.done("restart", "--skip")
         ended = going.ended()
     written = db1.run(["sh", "-c", _LIMIT])
-    fleet.fireline("runbook", "rollback", going.id, "--reason", "rehearsal")
+    fleet.fireline("runbook", "rollback", ended.run["run"], "--reason", "rehearsal")
 
     assert ended.state == "succeeded"
     assert ended.hosts("end") == []
