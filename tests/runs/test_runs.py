@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fireline_controller.engine import by_hand
 from fireline_controller.engine.locks import Holder
 from fireline_controller.engine.runs.values import MoveBegun, MoveEnded, RunSeen
 from fireline_controller.model import PolicyError
@@ -171,6 +172,16 @@ async def test_a_step_waits_until_others_have_approved_it(here: World) -> None:
     assert (await here.approvals.show(request)).used_by == f"{run_id}/s"
 
 
+async def test_who_approves_sees_the_values_that_would_be_used(here: World) -> None:
+    """Not the expressions that they come from."""
+    step = replace(act("s", approval=Approval()), do=ActionCall(CHANGE, {"on": "${host.name}", "fix": 1}))
+    request = (await here.runs.show(await _waiting(here, step))).request_id
+
+    given = (await here.approvals.show(request)).parameters["given"]
+
+    assert given == {name: {"on": name, "fix": 1} for name in "abc"}
+
+
 async def test_whoever_started_the_run_can_not_approve_its_steps(here: World) -> None:
     """Two persons: that is the point of it."""
     request = (await here.runs.show(await _waiting(here, act("s", approval=Approval())))).request_id
@@ -215,6 +226,31 @@ async def test_a_step_by_hand_waits_until_somebody_says_what_came_of_it(
 
     assert (await here.until(run_id)).state is state
     assert any(f"bob says {word}: it was warm" in line for line in await here.journal(run_id))
+
+
+async def test_what_is_to_be_done_by_hand_is_said_in_one_line(here: World) -> None:
+    """However it is punctuated."""
+    run_id = await _waiting(here, Step("m", Manual("pull the plug; wait; put it back"), timeout_s=60))
+
+    [line] = (await here.runs.show(run_id)).note.splitlines()
+
+    assert "pull the plug; wait; put it back -- then: fireline runbook done" in line
+
+
+async def test_hosts_of_a_run_are_changed_by_hand_while_it_waits_for_that(here: World) -> None:
+    """Not the hosts of others, and not once it goes on."""
+    run_id = await _waiting(here, Step("m", Manual("pull the plug"), timeout_s=60))
+
+    here.store.read_now(lambda tx: by_hand.require(tx, run_id, ["a", "c"]))
+    advice = here.store.read_now(lambda tx: by_hand.advice(tx, run_id))
+    with pytest.raises(PolicyError, match=r"step m is on a,b,c, not on d"):
+        here.store.read_now(lambda tx: by_hand.require(tx, run_id, ["a", "d"]))
+    await here.runs.say(run_id, "m", "done", operator="bob", note="")
+    await here.until(run_id)
+
+    assert advice == f"if its step m asks for this, say --run {run_id}"
+    with pytest.raises(PolicyError, match="it has nothing done by hand now"):
+        here.store.read_now(lambda tx: by_hand.require(tx, run_id, ["a"]))
 
 
 async def test_a_step_that_does_not_wait_for_a_person_is_nobody_s_to_call_done(here: World) -> None:

@@ -146,7 +146,7 @@ class Work:
             for move in moves:
                 step, again = ground.steps[move.step], move.part is not Part.BEGIN and move.key in ground.taken
                 if move.part is Part.APPROVE and not again:
-                    move = people.asked(tx, run, step, move, ground.ends(step.id, Part.PLAN) or {}, now)
+                    move = people.asked(tx, run, ground, move, now)
                 tx.begin_move(run.id, move, now)
                 tx.append(entries.begun(run, step, move, now, is_again=again))
                 if move.part is Part.BEGIN:
