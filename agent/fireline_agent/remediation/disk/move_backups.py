@@ -165,7 +165,7 @@ def _undo(tools: Tools, change: Change, kept: Mapping[str, Any]) -> str:
 ACTION = Action(
     ActionSpec(
         "disk.move_backups",
-        "Move backups to other storage: copied, compared by hash, and only then removed here.",
+        "Move backups to other storage: copied, compared by hash, and only then removed here",
         Risk.REVERSIBLE,
         parameters=(
             Parameter("source", Kind.PATH, "Folder that holds the backups; folders in it stay.", is_required=True),

@@ -70,7 +70,7 @@ def _undo(tools: Tools, change: Change, _kept: Mapping[str, Any]) -> str:
 ACTION = Action(
     ActionSpec(
         "disk.schedule_cleanup",
-        "Have this host clean logs or temporary files by itself, by a timer of systemd or by cron.",
+        "Have this host clean logs or temporary files by itself, by a timer of systemd or by cron",
         Risk.DESTRUCTIVE,
         parameters=(
             Parameter("name", Kind.TEXT, "What the schedule is called: a-z, 0-9, '-'.", is_required=True),

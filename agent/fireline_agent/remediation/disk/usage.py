@@ -94,7 +94,7 @@ def _warnings(facts: Facts) -> Iterator[str]:
 ACTION = Action(
     ActionSpec(
         "disk.usage",
-        "Who fills which disk: space and inodes, largest folders and files, deleted files that are still open.",
+        "Show who fills which disk: space and inodes, largest folders and files, deleted files that are still open",
         Risk.READ,
         parameters=(
             Parameter("roots", Kind.PATHS, "Folders to look through; each on its own file system only.", ["/"]),

@@ -26,7 +26,7 @@ def _plan(facts: Facts, params: Params) -> Plan:
 ACTION = Action(
     ActionSpec(
         "postgres.blocking",
-        "who holds up whom: sessions that wait for a lock below those that hold it",
+        "Show who holds up whom: sessions that wait for a lock below those that hold it",
         Risk.READ,
         server.PARAMETERS,
         (

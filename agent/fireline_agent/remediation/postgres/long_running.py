@@ -27,7 +27,7 @@ def _plan(facts: Facts, params: Params) -> Plan:
 ACTION = Action(
     ActionSpec(
         "postgres.long_running",
-        "sessions that run one statement, or are idle in a transaction, for too long; idle ones and our own are none",
+        "Show sessions that run one statement, or are idle in a transaction, for too long; never idle ones or our own",
         Risk.READ,
         (*server.PARAMETERS, Parameter("older_than", Kind.DURATION, "how long is too long", default=300)),
         (

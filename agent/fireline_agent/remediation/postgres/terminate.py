@@ -170,7 +170,7 @@ def _is_left(session: sessions.Session, plan: Plan, params: Params) -> bool:
 ACTION = Action(
     ActionSpec(
         "postgres.terminate",
-        "end sessions that run a statement or are idle in a transaction for too long; cancel first",
+        "End sessions that run a statement or are idle in a transaction for too long; cancel first",
         Risk.DESTRUCTIVE,
         (
             *server.PARAMETERS,

@@ -257,7 +257,7 @@ def _is_only_on(document: Mapping[str, Any], network: str) -> bool:
 ACTION: Final = Action(
     ActionSpec(
         "security.rebuild",
-        "Make a project's containers anew from pinned images, restore its data from a backup, and let traffic in last.",
+        "Make a project's containers anew from pinned images, restore its data from a backup, and let traffic in last",
         Risk.DESTRUCTIVE,
         (
             PROJECT,

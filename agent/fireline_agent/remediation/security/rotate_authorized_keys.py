@@ -173,7 +173,7 @@ def _write(tools: Tools, data: Mapping[str, Any], content: bytes, held: rewrite.
 ACTION: Final = Action(
     ActionSpec(
         "security.rotate_authorized_keys",
-        "Let exactly these SSH keys log in to an account, and no other.",
+        "Let exactly these SSH keys log in to an account, and no other",
         Risk.REVERSIBLE,
         (
             Parameter("account", Kind.TEXT, "the account", is_required=True),

@@ -247,7 +247,7 @@ def _uptime_s(proc: Path) -> float:
 ACTION: Final = Action(
     ActionSpec(
         "system.process_kill",
-        "End a process, or all of a command, with their descendants: TERM, then KILL.",
+        "End a process, or all of a command, with their descendants: TERM, then KILL",
         Risk.DISRUPTIVE,
         (
             Parameter("pid", Kind.INT, "the process", least=2, most=1 << 22),
