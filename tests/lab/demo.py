@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.fleet import BIN, Fleet
-from tests.lab import NETNS, Host, Unsupported, default_backend, demo_isolation, engine
+from tests.lab import NETNS, Host, Unsupported, default_backend, demo_isolation, demo_runbooks, engine
 from tests.lab.plants import Plant, crash_loop, deleted_executable, foreign_listener
 
 HOSTS = ("db1", "web1", "web2")
@@ -33,12 +33,13 @@ def main() -> int:
         incident = open_incident(fleet)
         missed = [p for p in planted if not found(fleet, incident, p)]
         caught = prove(fleet, incident, Path(elsewhere))
+        cured = not has_engine or cure(fleet, incident)
         contained = contain(fleet, incident)
         show(fleet, "journal", "verify")
     say(f"done in {time.monotonic() - began:.0f} s; hosts, agents and files are gone")
     for p in missed:
         say(f"NOT FOUND: {p.name} on {p.host} ({p.finding})")
-    return 0 if caught and contained and not missed else 1
+    return 0 if caught and cured and contained and not missed else 1
 
 
 def plant(fleet: Fleet, *, has_engine: bool) -> list[Plant]:
@@ -87,6 +88,11 @@ def prove(fleet: Fleet, incident: str, elsewhere: Path) -> bool:
     say(f"one bit of {len(content)} bytes is flipped in a copy:")
     caught = not verify(altered, ca)
     return verified and caught
+
+
+def cure(fleet: Fleet, incident: str) -> bool:
+    """Run the runbook that fits containers which fail their own check."""
+    return demo_runbooks.unhealthy_containers(fleet, ("db1", "web2"), incident, show=show, say=say)
 
 
 def contain(fleet: Fleet, incident: str) -> bool:

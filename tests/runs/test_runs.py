@@ -2,17 +2,20 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from fireline_controller.engine import by_hand
 from fireline_controller.engine.locks import Holder
-from fireline_controller.engine.runs.values import MoveBegun, MoveEnded, RunSeen
-from fireline_controller.model import PolicyError
+from fireline_controller.engine.runs.values import MoveBegun, MoveEnded, RunOrder, RunSeen
+from fireline_controller.engine.values import TargetSpec, Wish
+from fireline_controller.model import EmptyTarget, Operation, PolicyError, Severity
 from fireline_controller.runbooks.model import ActionCall, Approval, Manual, OnFailure, Parallel, Runbook, Step
 from fireline_controller.runbooks.record import RunState, RunWish
+from fireline_controller.store import Transaction
+from fireline_controller.targets import freeze
 from tests.runs.books import Shelf
 from tests.runs.world import World, world
 
@@ -66,6 +69,30 @@ async def test_a_run_is_followed_from_its_beginning_to_its_end(here: World) -> N
     begun = [item.move.key for item in news if isinstance(item, MoveBegun)]
     assert begun == [item.move.key for item in news if isinstance(item, MoveEnded)]
     assert begun[-1] == "f/do/0/1"
+
+
+def opened_for(tx: Transaction, *names: str) -> str:
+    """An incident whose opening captured these hosts; its id."""
+    at = datetime.now(UTC)
+    incident = tx.new_incident(Severity("P2"), "shop is slow", "alice", ",".join(names), at).id
+    tx.put_operation(Operation("op-1", "capture", incident, "alice", "", freeze(names, spelled="these"), at))
+    return incident
+
+
+async def test_without_a_target_a_run_is_on_the_hosts_that_its_incident_was_opened_for(here: World) -> None:
+    """Not on all."""
+    incident = await here.store.run(lambda tx: opened_for(tx, "a", "c"))
+    run = await here.runs.start(RunOrder("book", Wish("alice", TargetSpec(()), "", incident), {}, 0))
+    ended = await here.until(run.id)
+
+    assert ended.state is RunState.SUCCEEDED
+    assert here.hosts.done() == {f"apply {CHANGE}@{name}": 3 for name in "ac"}
+
+
+async def test_without_a_target_and_an_incident_nothing_is_started(here: World) -> None:
+    """What to say is told."""
+    with pytest.raises(EmptyTarget, match=r"book names no target, nor does an incident \(--incident\): say --target"):
+        await here.runs.start(RunOrder("book", Wish("alice", TargetSpec(()), "a test"), {}, 0))
 
 
 async def test_a_second_run_on_the_same_hosts_is_refused_and_told_why(here: World) -> None:
