@@ -12,7 +12,7 @@ import pytest
 
 from fireline_agent.capture import processes, recent_files
 from fireline_agent.capture.collector import Context
-from fireline_agent.hands import walk
+from fireline_agent.hands import tree
 from fireline_agent.hands.roots import Roots
 from tests.integration.test_collect_processes import _in_own_mounts, _mount
 from tests.unit.sink import MemorySink
@@ -112,7 +112,7 @@ def test_another_file_system_is_left_out_and_named(tmp_path: Path) -> None:
 def test_a_tree_that_is_too_deep_is_left_out_there(tmp_path: Path) -> None:
     """Hundreds of folders inside each other cost no descriptors without end, and what was left out is named."""
     here = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(walk.MAX_DEPTH + 5):
+    for _ in range(tree.MAX_DEPTH + 5):
         os.mkdir("d", dir_fd=here)
         there = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
@@ -121,8 +121,8 @@ def test_a_tree_that_is_too_deep_is_left_out_there(tmp_path: Path) -> None:
 
     records, sink = _recent(tmp_path, roots=["/"])
 
-    assert len(records) == walk.MAX_DEPTH
-    assert "deeper than 200 folders" in sink.artifacts["files/recent.jsonl"].facts["unreadable"][0]
+    assert len(records) == tree.MAX_DEPTH
+    assert "it lies more than 200 folders deep" in sink.artifacts["files/recent.jsonl"].facts["unreadable"][0]
 
 
 def test_findings_of_recent_files(tmp_path: Path) -> None:

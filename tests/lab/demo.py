@@ -1,8 +1,8 @@
 """The main job on this machine, end to end: what an operator does in the first minutes of an incident.
 
 Three real hosts, three real agents, things planted that an intruder and an outage leave, one command that captures
-all of it, the proof that it can't be altered unseen, and the intruder's host cut off and let back. Leaves nothing
-behind.
+all of it, the proof that it can't be altered unseen, the intruder's host cut off and let back, and a full disk freed by
+a runbook that a second operator approves. Leaves nothing behind.
 """
 
 import shutil
@@ -21,7 +21,7 @@ HOSTS = ("db1", "web1", "web2")
 
 
 def main() -> int:
-    """Run the demo; 0 when all that was planted was found, the flipped bit caught, and the host dark and back."""
+    """Run the demo; 0 when all that was planted was found, the flip caught, the host dark and back, the disk free."""
     began = time.monotonic()
     has_engine = default_backend() == NETNS and not engine.lacks()
     say(f"starting three hosts ({'namespaces' if default_backend() == NETNS else 'loopback'}) and their agents")
@@ -35,11 +35,12 @@ def main() -> int:
         caught = prove(fleet, incident, Path(elsewhere))
         cured = not has_engine or cure(fleet, incident)
         contained = contain(fleet, incident)
+        freed = free(fleet)
         show(fleet, "journal", "verify")
     say(f"done in {time.monotonic() - began:.0f} s; hosts, agents and files are gone")
     for p in missed:
         say(f"NOT FOUND: {p.name} on {p.host} ({p.finding})")
-    return 0 if caught and cured and contained and not missed else 1
+    return 0 if caught and cured and contained and freed and not missed else 1
 
 
 def plant(fleet: Fleet, *, has_engine: bool) -> list[Plant]:
@@ -101,6 +102,15 @@ def contain(fleet: Fleet, incident: str) -> bool:
         say("hosts on loopback share one network: cutting one off is left out")
         return True
     return demo_isolation.cut_off(fleet, "web1", incident, show=show, say=say)
+
+
+def free(fleet: Fleet) -> bool:
+    """Fill a disk and run the runbook that frees it, where hosts have a disk of their own."""
+    if default_backend() != NETNS:
+        say("hosts on loopback share one disk: filling it is left out")
+        return True
+    fleet.fireline("operator", "add", demo_runbooks.SECOND)
+    return demo_runbooks.disk_full(fleet, "web2", show=show, say=say)
 
 
 def verify(file: Path, ca: Path) -> bool:

@@ -50,11 +50,12 @@ def planned(fleet: Fleet, runbook: str, incident: str, *params: str) -> dict[str
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: the exit status, its last record, and its moves in order."""
+    """How a run ended: the exit status, its last record, its moves in order, and what was said besides."""
 
     status: int
     run: dict[str, Any]
     moves: list[dict[str, Any]]
+    said: str = ""
 
     @property
     def state(self) -> str:
@@ -150,7 +151,7 @@ class Going:
         runs = [e for e in events if e["event"] == "run"]
         assert runs, said
         assert runs[-1]["state"] in _ENDED, (runs[-1], said)
-        return Ended(self._command.returncode, runs[-1], [e for e in events if e["event"] == "ended"])
+        return Ended(self._command.returncode, runs[-1], [e for e in events if e["event"] == "ended"], said)
 
 
 def lines(fleet: Fleet, incident: str) -> list[dict[str, Any]]:

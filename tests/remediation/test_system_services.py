@@ -14,7 +14,7 @@ _UNIT = "[Unit]\n{head}\n[Service]\nExecStart={start}\n"
 _UNITS = {
     "shop.service": _UNIT.format(head="Description=shop", start="/bin/sleep infinity"),
     "cart.service": _UNIT.format(head="BindsTo=shop.service\nAfter=shop.service", start="/bin/sleep infinity"),
-    "frail.service": _UNIT.format(head="", start="/bin/sh -c 'echo out of paper; sleep 0.5; exit 3'"),
+    "frail.service": _UNIT.format(head="", start="/bin/sh -c 'echo out of paper password=hunter2; sleep 0.5; exit 3'"),
     "broken.service": _UNIT.format(head="", start="/bin/sh -c 'echo no ink >&2; exit 1'").replace(
         "[Service]\n", "[Service]\nType=oneshot\n"
     ),
@@ -78,7 +78,7 @@ def test_a_service_that_does_not_stay_is_no_success(acting: Acting) -> None:
     assert applied["error"] == ""
     assert not applied["verified"]["is_good"]
     assert "frail.service is failed (exit-code); its log ends:" in applied["verified"]["sentence"]
-    assert "out of paper" in applied["verified"]["sentence"]
+    assert "out of paper password=[masked]" in applied["verified"]["sentence"]
 
 
 def test_a_service_that_crashed_too_often_is_started_all_the_same(acting: Acting) -> None:

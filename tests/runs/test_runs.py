@@ -13,7 +13,7 @@ from fireline_controller.engine.runs.values import MoveBegun, MoveEnded, RunOrde
 from fireline_controller.engine.values import TargetSpec, Wish
 from fireline_controller.model import EmptyTarget, Operation, PolicyError, Severity
 from fireline_controller.runbooks.model import ActionCall, Approval, Manual, OnFailure, Parallel, Runbook, Step
-from fireline_controller.runbooks.record import RunState, RunWish
+from fireline_controller.runbooks.record import Part, RunState, RunWish
 from fireline_controller.store import Transaction
 from fireline_controller.targets import freeze
 from tests.runs.books import Shelf
@@ -93,6 +93,27 @@ async def test_without_a_target_and_an_incident_nothing_is_started(here: World) 
     """What to say is told."""
     with pytest.raises(EmptyTarget, match=r"book names no target, nor does an incident \(--incident\): say --target"):
         await here.runs.start(RunOrder("book", Wish("alice", TargetSpec(()), "a test"), {}, 0))
+
+
+async def test_who_looks_at_a_run_asks_a_host_once_for_each_plan(tmp_path: Path) -> None:
+    """Steps that do the same share the answer, and a host that can't be reached is not waited for again."""
+    async with world(tmp_path / "state", Shelf(book(act("r", READ), act("s"), act("t")))) as here:
+        here.hosts.mute.add("b")
+        plan = await here.runs.plan(RunOrder("book", Wish("alice", TargetSpec(("all",)), "a test")))
+
+    asked = [(order.what, order.move.hosts) for _, order in here.hosts.orders]
+    assert asked == [(READ, ("a", "b", "c")), (CHANGE, ("a", "c"))]
+    assert [[one.outcome for one in step.effects] for step in plan.steps] == [["ok", "unreachable", "ok"]] * 3
+
+
+async def test_only_what_a_rollback_would_take_back_says_so(here: World) -> None:
+    """An application that can be undone does; plans and beginnings don't."""
+    run = await here.start()
+    await here.until(run.id)
+
+    ended = [item async for item in here.runs.follow(run.id) if isinstance(item, MoveEnded)]
+    assert {item.move.part for item in ended if item.can_go_back} == {Part.DO}
+    assert all(item.can_go_back for item in ended if item.move.part is Part.DO)
 
 
 async def test_a_second_run_on_the_same_hosts_is_refused_and_told_why(here: World) -> None:

@@ -38,12 +38,14 @@ class LedgerHosts:
     Attributes:
         file: where the ledger is, so that it outlives a process that is killed.
         bad: `verb what@host` that fails.
+        mute: hosts that can't be reached for a plan.
         hold: while it is not set, applications take their time, after they were noted.
         orders: every order, with its verb.
     """
 
     file: Path
     bad: set[str] = field(default_factory=set)
+    mute: set[str] = field(default_factory=set)
     results: dict[str, Any] = field(default_factory=dict)
     hold: asyncio.Event = field(default_factory=asyncio.Event)
     orders: list[tuple[str, Order]] = field(default_factory=list)
@@ -58,12 +60,12 @@ class LedgerHosts:
     async def plan(self, order: Order) -> Ends:
         """See Deeds."""
         self._ordered("plan", order)
-        return tuple(
-            HostEnd(
-                host, Outcome.OK, plan_sha256=f"plan of {order.what}", result=dict(self.results.get(order.what, {}))
-            )
-            for host in order.move.hosts
-        )
+        return tuple(self._planned(order.what, host) for host in order.move.hosts)
+
+    def _planned(self, what: str, host: str) -> HostEnd:
+        if host in self.mute:
+            return HostEnd(host, Outcome.UNREACHABLE, "no answer")
+        return HostEnd(host, Outcome.OK, plan_sha256=f"plan of {what}", result=dict(self.results.get(what, {})))
 
     async def apply(self, order: Order) -> Ends:
         """See Deeds."""

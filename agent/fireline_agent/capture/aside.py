@@ -11,6 +11,7 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
+_STEP_BYTES: Final = 1 << 20
 SEALING_SHARE: Final = 8  # one part in so many is left for the order, the notes and the manifest
 
 
@@ -21,7 +22,7 @@ class Aside:
         self._path = path
         self._wanted_bytes = wanted_bytes
         self._is_lent = False
-        if self.held_bytes() != wanted_bytes:  # the setting was changed, or a crash came in between
+        if self.held_bytes() > wanted_bytes:  # the setting was changed
             self._path.unlink(missing_ok=True)
 
     def held_bytes(self) -> int:
@@ -49,28 +50,31 @@ class Aside:
             log.warning("the disk is full: the bytes that were set aside for captures are given to one")
 
     def take_back(self, *, spare_bytes: int, free_bytes: int) -> None:
-        """Set the bytes aside if that leaves others enough, or if a capture that they were lent to is gone again.
+        """Set the bytes aside if that leaves others enough.
+
+        Those that were lent to a capture which is gone again are taken back in any case, as far as they are there.
 
         Args:
             spare_bytes: what is free beyond the reserve.
             free_bytes: what the file system has left.
         """
-        if not self._wanted_bytes or self.held_bytes():
-            return
-        if self._wanted_bytes <= (free_bytes if self._is_lent else spare_bytes):
-            self._allocate()
+        held = self.held_bytes()
+        if held < self._wanted_bytes <= held + spare_bytes:
+            self._allocate(self._wanted_bytes)
+        elif self._is_lent and not held:
+            size = min(self._wanted_bytes, free_bytes) // _STEP_BYTES * _STEP_BYTES
+            if size:
+                self._allocate(size)
 
-    def _allocate(self) -> None:
-        fresh = self._path.with_suffix(".new")
+    def _allocate(self, size: int) -> None:
         try:
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, self._wanted_bytes)
+                os.posix_fallocate(descriptor, 0, size)
             finally:
                 os.close(descriptor)
-            fresh.rename(self._path)
             self._is_lent = False
         except OSError as error:
             with suppress(OSError):
-                fresh.unlink(missing_ok=True)
+                self._path.unlink(missing_ok=True)
             log.warning("no bytes are set aside for captures", extra={"path": str(self._path), "why": str(error)})

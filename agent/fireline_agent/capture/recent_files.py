@@ -9,17 +9,17 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from fireline_agent.capture.collector import Context, Sink, text
+from fireline_agent.capture.changed import File, Sweep
+from fireline_agent.capture.collector import ArtifactWriter, Context, Sink, text
 from fireline_agent.capture.intrusion import judge_file
 from fireline_agent.capture.params import flag, number, refuse_unknown
-from fireline_agent.hands import procfs, walk
+from fireline_agent.hands import procfs, quiet, tree
 from fireline_agent.hands.printable import shown
-from fireline_agent.hands.walk import File, Walk
 
 VERSION = "1"
 
@@ -51,6 +51,7 @@ class _Look:
     owners: Mapping[int, str]
     groups: Mapping[int, str]
     noted: Counter[str] = field(default_factory=Counter)
+    kept: int = 0
 
 
 def collect(context: Context, sink: Sink) -> None:
@@ -74,17 +75,12 @@ def collect(context: Context, sink: Sink) -> None:
     )
     wanted = _roots(context.params)
     places = _places(root, wanted)
-    walk = Walk(frozenset(i for i in places.values() if i is not None))
     with sink.artifact("files/recent.jsonl", source=", ".join(wanted), method="openat") as out:
         out.facts |= {"roots": wanted, "window_s": window_s, "since_ns": look.since_ns}
-        kept = 0
-        for file in _below(walk, places):
-            if max(file.status.st_mtime_ns, file.status.st_ctime_ns) >= look.since_ns:
-                kept += 1
-                out.record(_record(file, root, look, sink))
-        out.facts |= {"files": kept, "seen": walk.files, "folders": walk.folders}
+        sweep = _swept(places, tree.mount_points(context.roots.proc), lambda file: _tell(file, root, look, sink, out))
+        out.facts |= {"files": look.kept, "seen": sweep.seen, "folders": sweep.folders}
         out.facts |= {"findings": dict(look.noted)}
-        out.facts |= {"other_file_systems": walk.other_file_systems, "unreadable": walk.lacks}
+        out.facts |= {"other_file_systems": sweep.other_file_systems, "unreadable": sweep.lacks}
 
 
 def _roots(params: Mapping[str, Any]) -> list[str]:
@@ -95,25 +91,33 @@ def _roots(params: Mapping[str, Any]) -> list[str]:
     return [os.path.normpath(r) for r in roots]
 
 
-def _below(walk: Walk, places: dict[bytes, tuple[int, int] | None]) -> Iterator[File]:
+def _swept(places: Mapping[str, tuple[int, int] | None], mounts: frozenset[str], tell: Callable[[File], None]) -> Sweep:
     """One walk over all folders asked for: one that lies in another's tree is not gone through twice."""
+    sweep = Sweep(tell, mounts, frozenset(i for i in places.values() if i is not None))
     for place, identity in places.items():
-        if identity is not None and identity not in walk.passed:
-            yield from walk.below(place)
+        if identity is not None and identity not in sweep.passed:
+            sweep.below(place)
+    return sweep
 
 
-def _places(root: Path, wanted: list[str]) -> dict[bytes, tuple[int, int] | None]:
-    """The folders as bytes, each with its identity (None where there is none), the one nearest to the root first."""
-    places = [os.fsencode(root / w.lstrip("/")) for w in sorted(wanted, key=len)]
+def _places(root: Path, wanted: list[str]) -> dict[str, tuple[int, int] | None]:
+    """The folders, each with its identity (None where there is none), the one nearest to the root first."""
+    places = [str(root / w.lstrip("/")) for w in sorted(wanted, key=len)]
     return {place: _identity(place) for place in places}
 
 
-def _identity(place: bytes) -> tuple[int, int] | None:
+def _identity(place: str) -> tuple[int, int] | None:
     try:
-        found = Path(os.fsdecode(place)).stat()
+        found = Path(place).stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _tell(file: File, root: Path, look: _Look, sink: Sink, out: ArtifactWriter) -> None:
+    if max(file.status.st_mtime_ns, file.status.st_ctime_ns) >= look.since_ns:
+        look.kept += 1
+        out.record(_record(file, root, look, sink))
 
 
 def _record(file: File, root: Path, look: _Look, sink: Sink) -> dict[str, Any]:
@@ -135,22 +139,23 @@ def _record(file: File, root: Path, look: _Look, sink: Sink) -> dict[str, Any]:
         "modified_ns": found.st_mtime_ns,
         "changed_ns": found.st_ctime_ns,
         "accessed_ns": found.st_atime_ns,
-        "born_ns": walk.born_ns(file),
+        "born_ns": quiet.born_ns(file.folder, file.name),
     }
     if kind == stat.S_IFLNK:
-        target = walk.link_target(file)
+        target = quiet.link_target(file.folder, file.name)
         return record if target is None else record | text("target", target)
     return record | _content(file, path, look, sink) if kind == stat.S_IFREG else record
 
 
 def _content(file: File, path: bytes, look: _Look, sink: Sink) -> dict[str, Any]:
-    descriptor = walk.open_quietly(file)
-    if descriptor is None:
-        return {"sha256": None, "lacks": "gone, another file by now, or it can't be opened"}
-    with os.fdopen(descriptor, "rb", buffering=0) as opened:
+    try:
+        opened = quiet.opened(file.folder, file.name, (file.status.st_dev, file.status.st_ino))
+    except OSError as error:
+        return {"sha256": None, "lacks": error.strerror or str(error)}
+    with opened:
         try:
             head = opened.read(_HEAD_BYTES)
-            has_capabilities = walk.has_capabilities(descriptor)
+            has_capabilities = quiet.has_capabilities(opened.fileno())
             told = _hashed(opened, file.status.st_size, look)
         except OSError as error:
             return {"sha256": None, "lacks": error.strerror}
@@ -177,9 +182,9 @@ def _hashed(opened: Any, size: int, look: _Look) -> dict[str, Any]:
     return {"sha256": digest.hexdigest(), "hashed_bytes": read}
 
 
-def _on_host(path: bytes, root: Path) -> bytes:
-    prefix = os.fsencode(root).rstrip(b"/")
-    return path.removeprefix(prefix) or b"/"
+def _on_host(path: str, root: Path) -> bytes:
+    prefix = os.path.realpath(root).rstrip("/")
+    return os.fsencode(path.removeprefix(prefix)) or b"/"
 
 
 def _names(path: Path) -> dict[int, str]:

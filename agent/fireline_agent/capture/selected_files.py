@@ -7,7 +7,6 @@ that the same parameters mean the same files. Leaves to others: removing them.
 import hashlib
 import json
 import os
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import Any, Final
 from fireline_agent.capture.collector import ArtifactWriter, Context, OutputLimit, Sink, text
 from fireline_agent.capture.packing import Archive, Counts, Wanted, packed
 from fireline_agent.capture.params import flag, number, refuse_unknown
-from fireline_agent.hands import holders, selection, tree
+from fireline_agent.hands import holders, quiet, selection, tree
 from fireline_agent.hands.chosen import Look, Picked, Rules, Selected
 from fireline_agent.hands.tree import Folder
 
@@ -157,23 +156,13 @@ def _about(found: os.stat_result) -> dict[str, Any]:
 
 
 def _opened(top: Folder, one: Picked) -> BufferedReader:
-    """The file that was chosen, read without a change of its times where that may be.
+    """The file that was chosen.
 
     Raises:
         OSError: it is not that file any more, is no plain file, or refuses.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with tree.opened_below(top, one.folder[len(top.path.rstrip("/")) + 1 :]) as folder:
-        try:
-            descriptor = os.open(one.name, flags | os.O_NOATIME, dir_fd=folder.fd)
-        except PermissionError:
-            descriptor = os.open(one.name, flags, dir_fd=folder.fd)
-    file = os.fdopen(descriptor, "rb")
-    found = os.fstat(descriptor)
-    if (found.st_dev, found.st_ino) != one.identity or not stat.S_ISREG(found.st_mode):
-        file.close()
-        raise OSError("another file has its place")
-    return file
+        return BufferedReader(quiet.opened(folder.fd, one.name, one.identity))
 
 
 def _pack(sink: Sink, wish: _Wish, look: Look, wanted: Wanted, room: int) -> None:

@@ -20,6 +20,8 @@ from fireline_agent.hands import procfs
 
 _BLOCK: Final = 1024  # entries that are looked at together
 MAX_DEPTH: Final = 200  # folders below one another; each costs two descriptors of the 1,024 that a process has
+MOUNTED: Final = "something else is mounted there"
+OTHER: Final = "it is another file system"
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -51,7 +53,7 @@ class Visitor(Protocol):
         """Everything in it and below it was told."""
 
     def skipped(self, folder: Folder, name: str, why: str) -> None:
-        """A folder in it was not entered."""
+        """A folder in it was not entered; `.` is the rest of itself."""
 
 
 @dataclass
@@ -133,13 +135,22 @@ def walk(top: Folder, visitor: Visitor, mounts: Iterable[str]) -> None:
             frame = stack[-1]
             if frame.pending:
                 _descend(stack, frame, visitor, inside)
-            elif block := list(islice(frame.entries, _BLOCK)):
+            elif block := _block(frame, visitor):
                 _look(frame, block, visitor)
             else:
                 _go_out(stack, visitor)
     finally:
         for frame in stack:
             _close(frame)
+
+
+def _block(frame: _Frame, visitor: Visitor) -> list["os.DirEntry[str]"]:
+    """The next entries; a folder that can't be read to its end ends there."""
+    try:
+        return list(islice(frame.entries, _BLOCK))
+    except OSError as error:
+        visitor.skipped(frame.folder, ".", f"it can't be read to its end: {error.strerror}")
+        return []
 
 
 def _look(frame: _Frame, block: list["os.DirEntry[str]"], visitor: Visitor) -> None:
@@ -156,7 +167,7 @@ def _descend(stack: list[_Frame], frame: _Frame, visitor: Visitor, mounts: froze
     name, parent = frame.pending.pop(), frame.folder
     path = f"{parent.path.rstrip('/')}/{name}"
     if path in mounts:
-        visitor.skipped(parent, name, "something else is mounted there")
+        visitor.skipped(parent, name, MOUNTED)
         return
     if len(stack) >= MAX_DEPTH:
         visitor.skipped(parent, name, f"it lies more than {MAX_DEPTH} folders deep")
@@ -170,7 +181,7 @@ def _descend(stack: list[_Frame], frame: _Frame, visitor: Visitor, mounts: froze
     folder = Folder(path, name, fd, parent.depth + 1, os.fstat(fd))
     if folder.found.st_dev != parent.found.st_dev:
         os.close(fd)
-        visitor.skipped(parent, name, "it is another file system")
+        visitor.skipped(parent, name, OTHER)
         return
     _go_in(stack, folder, visitor)
 

@@ -91,6 +91,7 @@ class _Shown:
         self._is_live = sys.stderr.isatty() and not view.json and not view.json_lines
         self._run: runs_pb2.RunRecord | None = None
         self._moves: list[dict[str, Any]] = []
+        self._can_go_back = False
         self._doing: dict[tuple[str, str], str] = {}
         self._width = 0
         self._drawn_s = 0.0
@@ -119,7 +120,7 @@ class _Shown:
         if self._view.json:
             output.print_json({**run_document(run), "moves": self._moves})
         if run.state in _ENDED:
-            _say_end(run)
+            _say_end(run, can_go_back=self._can_go_back)
             return session.OK if run.state == "succeeded" else session.SOME_NOT_OK
         why = f": {output.printable(run.why)}" if run.why else ""
         output.say(f"{run.id} is not driven by any controller ({run.state}){why}: fireline runbook resume {run.id}")
@@ -142,6 +143,7 @@ class _Shown:
     def _ended(self, ended: "runs_pb2.MoveEnded") -> None:
         document = move_document(ended)
         self._moves.append(document)
+        self._can_go_back |= ended.can_go_back
         self._line({"event": "ended", **document})
         if self._is_silent or _key(ended.move) in self._told or (ended.move.part == "begin" and not ended.hosts):
             return
@@ -171,11 +173,11 @@ class _Shown:
         self._width = len(text)
 
 
-def _say_end(run: "runs_pb2.RunRecord") -> None:
+def _say_end(run: "runs_pb2.RunRecord", *, can_go_back: bool) -> None:
     lasted = run.finished_at.ToMilliseconds() - run.started_at.ToMilliseconds()
     why = f": {output.printable(run.why)}" if run.why else ""
     output.say(f"{run.id}: {run.state.replace('_', ' ')} in {output.seconds(lasted)}{why}")
-    if run.state in ("succeeded", "failed"):
+    if can_go_back and run.state in ("succeeded", "failed"):
         output.say(f"take it back: fireline runbook rollback {run.id}")
 
 

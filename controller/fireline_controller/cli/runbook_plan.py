@@ -16,7 +16,7 @@ def show(found: "runs_pb2.PlanRunReply") -> None:
             step.step,
             step.does,
             step.risk,
-            step.hosts + (f" (decided then: {step.open_hosts})" if step.open_hosts else ""),
+            " ".join(filter(None, (step.hosts, f"(decided then: {step.open_hosts})" if step.open_hosts else ""))),
             step.approval,
             step.on_failure,
             step.rollback,

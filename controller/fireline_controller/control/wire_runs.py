@@ -74,6 +74,7 @@ def ended(news: MoveEnded) -> runs_pb2.MoveEnded:
         hosts=[_end(end) for end in news.ends],
         at=wire.stamp(news.at),
         is_over=news.is_over,
+        can_go_back=news.can_go_back,
     )
 
 

@@ -138,7 +138,7 @@ def _of_another_step(examined: Examined, text: str, path: Path) -> str:
     by_id = {s.id: s for s in examined.steps}
     earlier = {s.id for s in scopes.before(examined.runbook, here.id)}
     later = [name for name in _STEP.findall(text) if name in by_id and name not in earlier]
-    if later and isinstance(by_id[later[0]].do, Manual | Parallel):
+    if later and isinstance(by_id[later[0]].do, Parallel):
         return f"step {later[0]!r} is done on no host and has no outcome there: use a step that is"
     if later:
         return f"step {later[0]!r} has not run before step {here.id!r}: use one before it"

@@ -67,8 +67,17 @@ class Ground:
         for one in self.record:
             if one.move.part not in (Part.UNDO, Part.BACK, Part.BACK_PLAN):
                 of_step = found.setdefault(one.move.step, {})
-                of_step.update({end.host: _after(of_step.get(end.host), end) for end in one.ends or () if end.host})
+                of_step.update({end.host: _after(of_step.get(end.host), end) for end in _of_hosts(one)})
         return found
+
+
+def _of_hosts(taken: Taken) -> Iterator[HostEnd]:
+    """The end of each host; what a person says of a step by hand is said of all its hosts."""
+    for end in taken.ends or ():
+        if end.host:
+            yield end
+        elif taken.move.part is Part.MANUAL:
+            yield from (replace(end, host=host) for host in taken.move.hosts)
 
 
 def _after(before: HostEnd | None, now: HostEnd) -> HostEnd:

@@ -1,7 +1,8 @@
 """Which names an expression of a runbook may use, and of what kind each is: from parameters and earlier steps' results.
 
 Before any step an expression knows `params` and `incident`; a step knows what the steps before it told, of its own host
-(`steps.ID`) and counted over all (`fleet.ID`); a manual step is no host's, so it knows no `host` and no `steps`.
+(`steps.ID`) and counted over all (`fleet.ID`); a manual step is no host's, so it knows no `host` and no `steps`. What a
+person said of a manual step is its outcome on each of its hosts: ok, skipped, failed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,12 +46,12 @@ def of_verify(runbook: Runbook, step_id: str, catalogue: Catalogue) -> Scope:
 
 
 def before(runbook: Runbook, step_id: str) -> tuple[Step, ...]:
-    """The steps on hosts that ended before a step begins; those beside it in a parallel step have not."""
+    """The steps that ended before a step begins; those beside it in a parallel step have not."""
     found: list[Step] = []
     for step in (*runbook.steps, *runbook.finally_):
         if step_id in {s.id for s in flat([step])}:
             break
-        found += [s for s in flat([step]) if not isinstance(s.do, Parallel | Manual)]
+        found += [s for s in flat([step]) if not isinstance(s.do, Parallel)]
     return tuple(found)
 
 

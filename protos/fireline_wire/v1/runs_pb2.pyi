@@ -256,9 +256,12 @@ class MoveEnded(_message.Message):
     HOSTS_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     IS_OVER_FIELD_NUMBER: _builtins.int
+    CAN_GO_BACK_FIELD_NUMBER: _builtins.int
     words: _builtins.str
     is_over: _builtins.bool
     """False for one that is at work."""
+    can_go_back: _builtins.bool
+    """Whether a rollback would take back something of it."""
     @_builtins.property
     def move(self) -> Global___RunMove: ...
     @_builtins.property
@@ -273,10 +276,11 @@ class MoveEnded(_message.Message):
         hosts: _abc.Iterable[Global___RunHostEnd] | None = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
         is_over: _builtins.bool = ...,
+        can_go_back: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "move", b"move"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "hosts", b"hosts", "is_over", b"is_over", "move", b"move", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "can_go_back", b"can_go_back", "hosts", b"hosts", "is_over", b"is_over", "move", b"move", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,7 +1,7 @@
 """What somebody who watches a run is told, from its record: the same whether it is driven here or elsewhere."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -9,9 +9,10 @@ from fireline_controller.engine.runs import entries, people
 from fireline_controller.engine.runs.rooms import RunRooms
 from fireline_controller.engine.runs.values import HostDoing, MoveBegun, MoveEnded, RunNews, RunSeen, RunShown
 from fireline_controller.engine.runs.watching import Bell
+from fireline_controller.model import Outcome
 from fireline_controller.runbooks.ground import all_steps
 from fireline_controller.runbooks.model import Manual, Step
-from fireline_controller.runbooks.record import ENDED, Part, Run, Taken
+from fireline_controller.runbooks.record import ENDED, HostEnd, Part, Run, Taken
 
 _LOOK_S: Final = 1.0  # a run that is driven elsewhere rings no bell here
 
@@ -77,7 +78,13 @@ def _ended(steps: Mapping[str, Step], taken: Taken) -> MoveEnded:
     if taken.ends is None or taken.until is None:
         return MoveEnded(taken.move, f"{in_words(steps, taken)} …", (), taken.since, is_over=False)
     said = f": {entries.summed(taken.ends)}" if taken.ends else ""
-    return MoveEnded(taken.move, f"{in_words(steps, taken)}{said}", taken.ends, taken.until)
+    back = _can_go_back(steps[taken.move.step], taken.move.part, taken.ends)
+    return MoveEnded(taken.move, f"{in_words(steps, taken)}{said}", taken.ends, taken.until, can_go_back=back)
+
+
+def _can_go_back(step: Step, part: Part, ends: Sequence[HostEnd]) -> bool:
+    own = step.rollback is not None and any(end.outcome is Outcome.OK for end in ends)
+    return part is Part.DO and (own or any(end.can_undo for end in ends))
 
 
 def shown(rooms: RunRooms, run: Run, record: tuple[Taken, ...]) -> RunShown:

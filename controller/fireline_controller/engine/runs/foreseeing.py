@@ -1,8 +1,9 @@
 """What a run would do, step by step, before anything happens: conditions as far as known, plans of the hosts."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from fireline_controller import targets
 from fireline_controller.engine.approvals import Approvals
@@ -21,6 +22,8 @@ from fireline_controller.store import Transaction
 _LATER: Final = re.compile(r"\b(?:steps|fleet)\.")
 _PLAN_S: Final = 30.0
 
+Given = Mapping[str, Any]
+
 
 async def foreseen(rooms: RunRooms, approvals: Approvals, run: Run) -> RunPlan:
     """A prepared run as it would go.
@@ -30,7 +33,8 @@ async def foreseen(rooms: RunRooms, approvals: Approvals, run: Run) -> RunPlan:
     """
     compiled = rooms.compiled(run)
     ground = await rooms.store.read(lambda tx: rooms.ground(tx, run, compiled, ()))
-    steps = [await _step(rooms, run, ground, step) for step in all_steps(ground.runbook)]
+    asking = _Asking(rooms, run)
+    steps = [await _step(asking, ground, step) for step in all_steps(ground.runbook)]
     target = targets.freeze(sorted({host for hosts in run.hosts.values() for host in hosts}), spelled=run.spelled)
     bound = {"runbook": run.runbook, "sha256": run.sha256, "params": dict(run.params)}
     problems = []
@@ -46,11 +50,38 @@ def _held(tx: Transaction, hosts: Sequence[str], rooms: RunRooms) -> list[str]:
     return [f"{lock.host} is being changed by {lock.operator}'s {lock.owner}: {lock.what}" for lock in held]
 
 
-async def _step(rooms: RunRooms, run: Run, ground: Ground, step: Step) -> PlannedStep:
+class _Asking:
+    """Asks hosts for plans: each for the same plan once, and one that does not answer never again."""
+
+    def __init__(self, rooms: RunRooms, run: Run) -> None:
+        self._rooms = rooms
+        self._run = run
+        self._known: dict[str, HostEnd] = {}
+        self._mute: dict[str, HostEnd] = {}
+
+    async def plans(self, step: Step, call: ActionCall, given: Mapping[str, Given]) -> Sequence[HostEnd]:
+        """What the action would do on each host with these parameters."""
+        keys = {host: json.dumps([call.action, host, dict(told)], sort_keys=True) for host, told in given.items()}
+        new = {host: told for host, told in given.items() if host not in self._mute and keys[host] not in self._known}
+        for end in await self._asked(step, call, new) if new else ():
+            self._known[keys[end.host]] = end
+            if end.outcome is Outcome.UNREACHABLE:
+                self._mute[end.host] = end
+        return [self._mute.get(host) or self._known[key] for host, key in keys.items()]
+
+    async def _asked(self, step: Step, call: ActionCall, given: Mapping[str, Given]) -> Sequence[HostEnd]:
+        move = Move(step.id, Part.PLAN, hosts=tuple(given))
+        try:
+            return await self._rooms.deeds.plan(Order(self._run, step.id, move, call.action, given, _PLAN_S))
+        except FirelineError as error:
+            return [HostEnd(host, Outcome.FAILED, str(error)) for host in given]
+
+
+async def _step(asking: _Asking, ground: Ground, step: Step) -> PlannedStep:
     chosen, still_open = _hosts(ground, step)
     effects: Sequence[PlannedHost] = ()
     if isinstance(step.do, ActionCall) and chosen:
-        effects = await _effects(rooms, run, ground, step, step.do, chosen)
+        effects = await _effects(asking, ground, step, step.do, chosen)
     return PlannedStep(
         step=step.id,
         title=step.title,
@@ -84,23 +115,18 @@ def _hosts(ground: Ground, step: Step) -> tuple[list[str], list[str]]:
 
 
 async def _effects(
-    rooms: RunRooms, run: Run, ground: Ground, step: Step, call: ActionCall, hosts: Sequence[str]
+    asking: _Asking, ground: Ground, step: Step, call: ActionCall, hosts: Sequence[str]
 ) -> Sequence[PlannedHost]:
     if any(isinstance(v, str) and _LATER.search(v) for value in call.given.values() for v in _texts(value)):
         return ()
-    given: dict[str, Mapping[str, object]] = {}
+    given: dict[str, Given] = {}
     bad: list[PlannedHost] = []
     for host in hosts:
         try:
             given[host] = ground.expressions.fill(step.id, call.given, variables(ground, host))
         except BadExpression as error:
             bad.append(PlannedHost(host, str(Outcome.FAILED), str(error)))
-    move = Move(step.id, Part.PLAN, hosts=tuple(given))
-    order = Order(run, step.id, move, call.action, given, _PLAN_S)
-    try:
-        ends = await rooms.deeds.plan(order) if given else ()
-    except FirelineError as error:
-        ends = tuple(HostEnd(host, Outcome.FAILED, str(error)) for host in given)
+    ends = await asking.plans(step, call, given)
     return [*bad, *(PlannedHost(end.host, str(end.outcome), end.effect or end.detail) for end in ends)]
 
 

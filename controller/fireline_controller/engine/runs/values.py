@@ -50,13 +50,14 @@ class HostDoing:
 
 @dataclass(frozen=True)
 class MoveEnded:
-    """What came of a move."""
+    """What came of a move. `can_go_back`: a rollback would take back something of it."""
 
     move: Move
     words: str
     ends: tuple[HostEnd, ...]
     at: datetime
     is_over: bool = True
+    can_go_back: bool = False
 
 
 @dataclass(frozen=True)
