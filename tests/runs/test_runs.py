@@ -11,7 +11,7 @@ from fireline_controller.engine import by_hand
 from fireline_controller.engine.locks import Holder
 from fireline_controller.engine.runs.values import MoveBegun, MoveEnded, RunOrder, RunSeen
 from fireline_controller.engine.values import TargetSpec, Wish
-from fireline_controller.model import EmptyTarget, Operation, PolicyError, Severity
+from fireline_controller.model import EmptyTarget, HostOutcome, Operation, Outcome, PolicyError, Severity, Target
 from fireline_controller.runbooks.model import ActionCall, Approval, Manual, OnFailure, Parallel, Runbook, Step
 from fireline_controller.runbooks.record import Part, RunState, RunWish
 from fireline_controller.store import Transaction
@@ -299,6 +299,23 @@ async def test_hosts_of_a_run_are_changed_by_hand_while_it_waits_for_that(here: 
     assert advice == f"if its step m asks for this, say --run {run_id}"
     with pytest.raises(PolicyError, match="it has nothing done by hand now"):
         here.store.read_now(lambda tx: by_hand.require(tx, run_id, ["a"]))
+
+
+async def test_a_run_waits_for_what_is_still_done_by_hand_on_its_hosts(here: World) -> None:
+    """One action at a time changes a host: nobody can say done, nor begin another one, before it has ended."""
+    run_id = await _waiting(here, Step("m", Manual("pull the plug"), timeout_s=60))
+    target = Target(("b",), "0" * 64, "b", "b")
+    at_work = Operation("op-1", "remediate", "", "bob", "by hand", target, here.clock())
+    await here.store.run(lambda tx: tx.put_operation(at_work))
+
+    with pytest.raises(PolicyError, match=r"bob's op-1 still changes b since .*: wait for its end"):
+        await here.runs.say(run_id, "m", "done", operator="alice", note="")
+    with pytest.raises(PolicyError, match="bob's op-1 still changes b"):
+        here.store.read_now(lambda tx: by_hand.require(tx, run_id, ["b"], but="op-2"))
+    await here.store.run(lambda tx: tx.finish_operation("op-1", [HostOutcome("b", Outcome.OK)], here.clock()))
+    await here.runs.say(run_id, "m", "done", operator="alice", note="")
+
+    assert (await here.until(run_id)).state is RunState.SUCCEEDED
 
 
 async def test_a_step_that_does_not_wait_for_a_person_is_nobody_s_to_call_done(here: World) -> None:

@@ -1,6 +1,7 @@
 """What operators do on the hosts of a run while it waits for a person: the run's locks let just that through.
 
-A step by hand asks for actions that nobody could know before; without this the run itself would be in their way.
+A step by hand asks for actions that nobody could know before; without this the run itself would be in their way. One
+of them at a time changes a host, and the run goes on once the last has ended.
 """
 
 import re
@@ -12,15 +13,16 @@ from fireline_controller.model import NotFound, PolicyError
 from fireline_controller.runbooks.record import ENDED, Part
 from fireline_controller.store import Transaction
 
+_CHANGING: Final = frozenset({"remediate", "undo"})
 _RUN: Final = re.compile(r"run-[0-9a-f]+-[0-9a-f]+\Z")
 
 
-def require(tx: Transaction, run_id: str, hosts: Sequence[str]) -> None:
-    """Check that a run waits for a person now, on these hosts.
+def require(tx: Transaction, run_id: str, hosts: Sequence[str], *, but: str = "") -> None:
+    """Check that a run waits for a person now, on these hosts. `but`: the operation that asks.
 
     Raises:
         NotFound: there is no such run.
-        PolicyError: it has nothing done by hand now, or on other hosts.
+        PolicyError: it has nothing done by hand now, or on other hosts; host_locked: another operation changes one.
     """
     waiting = _waiting(tx, run_id)
     if not waiting:
@@ -30,6 +32,20 @@ def require(tx: Transaction, run_id: str, hosts: Sequence[str]) -> None:
     if strange := sorted(set(hosts) - set(its)):
         where = f"step {', '.join(waiting)} is on {targets.fold(its)}, not on {targets.fold(strange)}"
         raise PolicyError(f"--run {run_id}: {where}", reason="invalid_request")
+    require_idle(tx, hosts, but=but)
+
+
+def require_idle(tx: Transaction, hosts: Sequence[str], *, but: str = "") -> None:
+    """Check that no operation but this one changes any of these hosts now.
+
+    Raises:
+        PolicyError: host_locked: one does; says whose since when.
+    """
+    for other in tx.operations(unfinished=True):
+        if other.id != but and other.kind in _CHANGING and not set(hosts).isdisjoint(other.target.hosts):
+            since = f"since {other.started_at:%H:%M:%S} UTC"
+            message = f"{other.operator}'s {other.id} still changes {other.target.folded} {since}: wait for its end"
+            raise PolicyError(message, reason="host_locked")
 
 
 def advice(tx: Transaction, owner: str) -> str:

@@ -343,7 +343,7 @@ class _Locking(Permit):
             PolicyError: host_locked, too; or the run has nothing done by hand now.
         """
         if run_id := self.holder.owner:
-            by_hand.require(tx, run_id, self.hosts)
+            by_hand.require(tx, run_id, self.hosts, but=used_by)
         elif in_the_way := self.locks.taken(tx, replace(self.holder, owner=used_by), self.hosts, self.lasts):
             advice = by_hand.advice(tx, in_the_way[0].owner) or "try again after that"
             raise PolicyError(f"{in_words(in_the_way)}; nothing was done: {advice}", reason="host_locked")

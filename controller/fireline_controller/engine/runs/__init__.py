@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from fireline_controller.engine import by_hand
 from fireline_controller.engine.approvals import Approvals
 from fireline_controller.engine.operations import Operations
 from fireline_controller.engine.owners import Owners
@@ -123,7 +124,7 @@ class Runs:
 
         Raises:
             NotFound: the run or the step is not known.
-            PolicyError: the step does not wait for that.
+            PolicyError: the step does not wait for that; host_locked: what it asked for is still at work on a host.
         """
         now = self._rooms.now()
 
@@ -131,6 +132,7 @@ class Runs:
             run = tx.run(run_id)
             step = self._starting.step_of(run, step_id)
             move = people.by_hand(run, tx.moves(run_id), step)
+            by_hand.require_idle(tx, move.hosts)
             detail = f"{operator} says {word}{f': {note}' if note else ''}"
             tx.end_move(run_id, move.key, [HostEnd("", SAID[word], detail)], now)
             tx.append(entries.said(run, step, operator, now, word, note))
