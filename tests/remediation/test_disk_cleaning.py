@@ -358,9 +358,7 @@ def test_the_agents_folder_is_known_behind_a_link(tmp_path: Path) -> None:
     (tmp_path / "state").symlink_to(real)
 
     with pytest.raises(ActionError, match=f"holds {real}, with this agent's keys"):
-        Rehearsal(
-            clean_logs.ACTION, {"roots": [str(tmp_path / "disk")]}, Tools(Roots(state=tmp_path / "state"))
-        ).plan()
+        Rehearsal(clean_logs.ACTION, {"roots": [str(tmp_path / "disk")]}, Tools(Roots(state=tmp_path / "state"))).plan()
 
 
 def test_a_root_inside_another_is_refused() -> None:

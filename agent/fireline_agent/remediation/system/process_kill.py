@@ -203,7 +203,8 @@ def _table(proc: Path) -> list[_Known]:
         with process:
             stat = process.stat()
             if stat is not None and stat.state not in ("Z", "X"):
-                found.append(_Known(process.pid, stat.ppid, stat.start_ticks, _is_door(process, os.fsdecode(stat.comm))))
+                is_door = _is_door(process, os.fsdecode(stat.comm))
+                found.append(_Known(process.pid, stat.ppid, stat.start_ticks, is_door))
     return found
 
 
