@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from fireline_agent.hands.printable import printable
+from fireline_agent.hands.secrets import mask_text
 
 # Never PATH: on a suspect host another program may stand there.
 _PLACES: Final = (Path("/usr/bin"), Path("/bin"))
@@ -53,13 +54,13 @@ class Systemctl:
         self._run(["systemctl", "daemon-reload"], _LOOK_S)
 
     def journal(self, unit: str, lines: int) -> list[str]:
-        """The last lines of a unit's log, printable; empty where there are none or they may not be read."""
+        """The last lines of a unit's log, printable, secrets masked; empty where there are none or none may be read."""
         words = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", f"--unit={unit}"]
         try:
             answer = self._run(words, _LOOK_S)
         except SystemctlError:
             return []
-        return [printable(line, limit=_LINE_LETTERS) for line in answer.splitlines()[-lines:]]
+        return [mask_text(printable(line, limit=_LINE_LETTERS)) for line in answer.splitlines()[-lines:]]
 
     def _run(self, words: Sequence[str], timeout_s: float) -> str:
         argv = (str(self.folder / words[0]), *words[1:])
