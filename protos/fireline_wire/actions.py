@@ -21,6 +21,8 @@ MAX_TEXT: Final = 4096  # characters of one value
 MAX_ITEMS: Final = 1000  # of one list
 MAX_RESULT_BYTES: Final = 1 << 20  # of one host's answer, as JSON
 
+# No name of a host holds them: NUL, and halves of characters but those that stand for bytes (os.fsdecode).
+_UNSPEAKABLE: Final = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 _DURATION: Final = re.compile(r"(\d{1,9})(s|m|h|d|)\Z")
 _SIZE: Final = re.compile(r"(\d{1,15})([kmgt]i?b?|b|)\Z", re.IGNORECASE)
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -118,7 +120,7 @@ class Parameter:
         return value
 
     def _text(self, value: Any) -> str:
-        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or "\0" in value:
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or _UNSPEAKABLE.search(value):
             raise self._bad(f"a text of 1 to {MAX_TEXT} characters", value)
         return value
 

@@ -443,6 +443,17 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
     found.process.wait(timeout=10)
 
 
+def test_a_command_that_redis_does_not_know_repeats_no_secret(redis: Redis) -> None:
+    """The server's own words hold all arguments, where CONFIG or AUTH was renamed for instance."""
+    with redis_wire.connect("127.0.0.1", redis.port) as session:
+        session.log_in("default", OLD)
+
+        with pytest.raises(redis_wire.RedisError, match="unknown command") as refused:
+            session.ask("RENAMED", "SET", "requirepass", "newSecret")
+
+    assert "newSecret" not in str(refused.value)
+
+
 def test_a_redis_password_is_another_everywhere_and_leaks_nowhere(tools: Tools, redis: Redis) -> None:
     """New taken, former refused, after a restart too; who was connected is out; no process, log or record has it."""
     path = _file(tools, f"REDIS_URL=redis://:{OLD}@cache:6379/0\n")

@@ -13,7 +13,7 @@ _DAY_S = 86400
 def _gather(tools: Tools, params: Params) -> Facts:
     name = schedules.checked_name(params["name"])
     ground.check_patterns(params["patterns"])
-    ground.check(params["roots"], state=tools.roots.state, allows_path=tools.allows_path)
+    ground.check(params["roots"], state=tools.roots.state.resolve(), allows_path=tools.allows_path)
     systemd = schedules.has_systemd(tools)
     return {
         "systemd": systemd,

@@ -15,6 +15,12 @@ _PATH_LETTERS: Final = 500
 
 
 def _gather(tools: Tools, params: Params) -> Facts:
+    for root in params["roots"]:
+        if not tools.allows_reading(root):
+            raise ActionError(
+                f"{printable(root)}: this host's policy does not allow it to be read (`paths`); name others",
+                reason="denied",
+            )
     mounts = tree.mount_points(tools.roots.proc)
     return {
         "filesystems": list(_filesystems(tools)),

@@ -155,7 +155,12 @@ def _require_folder(tools: Tools, data: Mapping[str, Any]) -> None:
     try:
         with places.folder_of(path) as (home, name):
             os.mkdir(name, 0o700, dir_fd=home)
-            os.chown(name, data["uid"], data["gid"], dir_fd=home, follow_symlinks=False)
+            # The home is the account's own: what has the name by now may be another thing.
+            folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home)
+            try:
+                os.fchown(folder, data["uid"], data["gid"])
+            finally:
+                os.close(folder)
     except FileExistsError:
         return
     except OSError as error:
