@@ -312,3 +312,25 @@ async def test_a_failed_step_is_rolled_back_by_its_runbook(here: World) -> None:
 
     assert ended.state is RunState.ROLLED_BACK
     assert here.hosts.done()[f"undo {CHANGE}@a"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_bound"),
+    [
+        ('named = ["test.ch*"]', True),
+        ('risks = ["reversible"]', True),
+        ('named = ["disk.*"]', False),
+        ('risks = ["destructive"]', False),
+    ],
+)
+async def test_a_rule_for_an_action_binds_a_run_that_does_it(tmp_path: Path, rule: str, is_bound: bool) -> None:
+    """A runbook is no way around what the policy wants of its actions."""
+    async with world(tmp_path / "state", Shelf(WHOLE)) as here:
+        (tmp_path / "state/policy.toml").write_text(f"[[rules]]\nactions = ['remediate']\n{rule}\n")
+        here.hosts.hold.set()
+
+        if is_bound:
+            with pytest.raises(PolicyError, match="needs 1 approval"):
+                await here.start()
+        else:
+            assert (await here.until((await here.start()).id)).state is RunState.SUCCEEDED
