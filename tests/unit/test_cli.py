@@ -1,5 +1,6 @@
 """What the command line refuses before it asks a controller."""
 
+import json
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -29,3 +30,14 @@ def test_a_table_for_a_program_has_one_line_a_row(capsys: pytest.CaptureFixture[
     header, first, second, rest = capsys.readouterr().out.split("\n")
     assert (header, second, rest) == ("HOST  DETAIL", "web2", "")
     assert first.endswith("long end")
+
+
+def test_json_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a host found keeps its value, and reaches the terminal as escapes."""
+    found = {"name": "a\x9b2J\x7f\u202eb", "word": "grün"}
+
+    output.print_json_line(found)
+
+    said = capsys.readouterr().out
+    assert said == '{"name": "a\\u009b2J\\u007f\\u202eb", "word": "grün"}\n'
+    assert json.loads(said) == found

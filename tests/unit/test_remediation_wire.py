@@ -40,6 +40,7 @@ def test_a_plan_is_taken_as_values() -> None:
         ({"result_json": "[]"}, "no JSON object"),
         ({"result_json": "{"}, "no JSON object"),
         ({"result_json": '{"a": NaN}'}, "no JSON object"),
+        ({"result_json": '{"a": -1e999}'}, "no JSON object"),
         ({"result_json": '{"a": ' + "[" * 100_000}, "no JSON object"),
         ({"result_json": '{"a": ' + "[" * 30 + "]" * 30 + "}"}, "nested too deeply"),
         ({"result_json": '{"a": "' + "x" * MAX_RESULT_BYTES + '"}'}, "characters: at most"),
