@@ -348,6 +348,23 @@ async def test_an_undo_knows_how_the_application_ended(here: World) -> None:
     assert [(end.outcome, end.can_undo) for end in undone.planned.values()] == [(Outcome.OK, True)] * 3
 
 
+async def test_a_failing_controller_leaves_what_is_at_work_to_its_hosts(here: World) -> None:
+    """Whoever goes on with the run, or has overtaken this one, attaches to it; so nobody is told to stop."""
+    here.shelf.edit(book(Step("p", Parallel((act("x"), act("y", "test.other"))))))
+    here.hosts.hold.clear()
+
+    def break_down(verb: str, order: Order) -> None:
+        if (verb, order.step) == ("apply", "y"):
+            raise PolicyError("the vault is full", reason="disk_full")
+
+    here.hosts.on_order = break_down
+    run = await here.start()
+    await here.until(run.id, RunState.PARKED)
+
+    at_work = next(order for verb, order in here.hosts.orders if (verb, order.step) == ("apply", "x"))
+    assert at_work.is_left()
+
+
 async def test_a_leftover_of_ours_says_nothing_of_a_run_that_another_machine_has(tmp_path: Path) -> None:
     """It was taken over from here while this controller was dead: its new owner's lease counts."""
     state, url = tmp_path / "state", f"sqlite:///{tmp_path}/shared.sqlite"

@@ -80,6 +80,8 @@ class Work:
             return False
         finally:
             parking.cancel()
+            if at_work:
+                self.park()  # also where the controller failed, or another has the run by now
             for left in at_work:
                 left.cancel()
             await asyncio.wait([*at_work, parking])
