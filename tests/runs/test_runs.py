@@ -365,6 +365,22 @@ async def test_a_failing_controller_leaves_what_is_at_work_to_its_hosts(here: Wo
     assert at_work.is_left()
 
 
+async def test_a_run_that_lost_its_locks_changes_nothing_more(here: World) -> None:
+    """Its controller stood still for so long that somebody else has a host by now."""
+    here.hosts.hold.clear()
+    run = await here.start()
+    while "s/do/0/1" not in await here.moves(run.id):
+        pass
+    here.clock.added = timedelta(seconds=61)
+    await here.locks.take(Holder("op-1", "bob", "test.change"), ["b"])
+    here.hosts.hold.set()
+
+    parked = await here.until(run.id, RunState.PARKED)
+
+    assert parked.why.startswith(f"{run.id} can't go on: b is being changed by bob's op-1")
+    assert "t/begin/0/1" not in await here.moves(run.id)
+
+
 async def test_a_leftover_of_ours_says_nothing_of_a_run_that_another_machine_has(tmp_path: Path) -> None:
     """It was taken over from here while this controller was dead: its new owner's lease counts."""
     state, url = tmp_path / "state", f"sqlite:///{tmp_path}/shared.sqlite"

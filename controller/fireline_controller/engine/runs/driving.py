@@ -137,7 +137,7 @@ class Driving:
             await self._durable.close()
 
     async def _drive(self, run: Run, *, is_new: bool) -> None:
-        work = Work(self._rooms, run.id, self._owner, self.bell(run.id))
+        work = Work(self._rooms, run.id, self._owner, self.bell(run.id), self._starting.relock)
         self._works[run.id] = work
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._renew_all())

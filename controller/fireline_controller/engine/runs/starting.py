@@ -13,7 +13,7 @@ from typing import Any
 
 from fireline_controller import targets
 from fireline_controller.engine.approvals import Approvals
-from fireline_controller.engine.locks import Holder, in_words
+from fireline_controller.engine.locks import LEASE, Holder, in_words
 from fireline_controller.engine.operations import Operations
 from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.runs import entries
@@ -137,7 +137,10 @@ class Starting:
         """
         if not self._changes_anything(self._runbook(run)):
             return
-        if found := self._rooms.locks.taken(tx, _holder(run), _all_hosts(run)):
+        hosts, until = _all_hosts(run), self._rooms.now() + LEASE
+        if tx.renew_locks(run.id, until) == len(hosts):
+            return
+        if found := self._rooms.locks.taken(tx, _holder(run), hosts):
             raise PolicyError(f"{run.id} can't go on: {in_words(found)}", reason="host_locked")
 
     def _changes_anything(self, runbook: Runbook) -> bool:
