@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from fireline_controller.cli import operations, output, session
+from fireline_controller.cli import actions, operations, output, session
+from fireline_wire.v1 import control_pb2
 
 if TYPE_CHECKING:
     from fireline_wire.v1.control_pb2_grpc import ControlStub
@@ -41,3 +42,13 @@ def test_json_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert said == '{"name": "a\\u009b2J\\u007f\\u202eb", "word": "grün"}\n'
     assert json.loads(said) == found
+
+
+def test_what_a_host_calls_its_rows_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """The names of a result are its words too."""
+    report = control_pb2.ActionReport(result_json=json.dumps({"\x1b[2Jrows": [{"\x1b]0;x\x07": "\x1b[1m"}]}))
+    seen = operations.Followed(hosts=[control_pb2.HostOutcome(host="web1", action=report)])
+
+    actions.result_table(seen)
+
+    assert "\x1b" not in capsys.readouterr().out
