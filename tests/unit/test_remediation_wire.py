@@ -35,8 +35,8 @@ def test_a_plan_is_taken_as_values() -> None:
     [
         ({"plan_sha256": "AB" * 32}, "SHA-256"),
         ({"risk": "harmless"}, "risk is 'harmless'"),
-        ({"change_count": 1 << 63}, "it counts"),
-        ({"total_bytes": 1 << 63}, "it counts"),
+        ({"change_count": 1 << 53}, "it counts"),
+        ({"total_bytes": 1 << 53}, "it counts"),
         ({"result_json": "[]"}, "no JSON object"),
         ({"result_json": "{"}, "no JSON object"),
         ({"result_json": '{"a": NaN}'}, "no JSON object"),

@@ -21,7 +21,7 @@ from fireline_wire.v1 import remediation_pb2
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_CHANGES: Final = 200
-_MAX_NUMBER: Final = (1 << 63) - 1  # what a store and a journal take
+_MAX_NUMBER: Final = (1 << 53) - 1  # what a journal takes: RFC 8785, section 3.2.2.3
 _MAX_DEPTH: Final = 20  # of a result's lists and objects
 
 
