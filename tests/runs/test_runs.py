@@ -9,6 +9,7 @@ import pytest
 
 from fireline_controller.engine import by_hand
 from fireline_controller.engine.locks import Holder
+from fireline_controller.engine.runs.deeds import Order
 from fireline_controller.engine.runs.values import MoveBegun, MoveEnded, RunOrder, RunSeen
 from fireline_controller.engine.values import TargetSpec, Wish
 from fireline_controller.model import EmptyTarget, HostOutcome, Operation, Outcome, PolicyError, Severity, Target
@@ -413,3 +414,86 @@ async def test_a_failed_step_is_rolled_back_by_its_runbook(here: World) -> None:
 
     assert ended.state is RunState.ROLLED_BACK
     assert here.hosts.done()[f"undo {CHANGE}@a"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_bound"),
+    [
+        ('named = ["test.ch*"]', True),
+        ('risks = ["reversible"]', True),
+        ('named = ["disk.*"]', False),
+        ('risks = ["destructive"]', False),
+    ],
+)
+async def test_a_rule_for_an_action_binds_a_run_that_does_it(tmp_path: Path, rule: str, is_bound: bool) -> None:
+    """A runbook is no way around what the policy wants of its actions."""
+    async with world(tmp_path / "state", Shelf(WHOLE)) as here:
+        (tmp_path / "state/policy.toml").write_text(f"[[rules]]\nactions = ['remediate']\n{rule}\n")
+        here.hosts.hold.set()
+
+        if is_bound:
+            with pytest.raises(PolicyError, match="needs 1 approval"):
+                await here.start()
+        else:
+            assert (await here.until((await here.start()).id)).state is RunState.SUCCEEDED
+
+
+async def test_an_undo_knows_how_the_application_ended(here: World) -> None:
+    """A host that has forgotten what it did has not taken it back."""
+    here.shelf.edit(book(act("s"), act("t", "test.other", on_failure=OnFailure.ROLLBACK)))
+    here.hosts.bad = {"apply test.other@b"}
+
+    await here.until((await here.start()).id)
+
+    undone = next(order for verb, order in here.hosts.orders if (verb, order.step) == ("undo", "s"))
+    assert [(end.outcome, end.can_undo) for end in undone.planned.values()] == [(Outcome.OK, True)] * 3
+
+
+async def test_a_failing_controller_leaves_what_is_at_work_to_its_hosts(here: World) -> None:
+    """Whoever goes on with the run, or has overtaken this one, attaches to it; so nobody is told to stop."""
+    here.shelf.edit(book(Step("p", Parallel((act("x"), act("y", "test.other"))))))
+    here.hosts.hold.clear()
+
+    def break_down(verb: str, order: Order) -> None:
+        if (verb, order.step) == ("apply", "y"):
+            raise PolicyError("the vault is full", reason="disk_full")
+
+    here.hosts.on_order = break_down
+    run = await here.start()
+    await here.until(run.id, RunState.PARKED)
+
+    at_work = next(order for verb, order in here.hosts.orders if (verb, order.step) == ("apply", "x"))
+    assert at_work.is_left()
+
+
+async def test_a_run_that_lost_its_locks_changes_nothing_more(here: World) -> None:
+    """Its controller stood still for so long that somebody else has a host by now."""
+    here.hosts.hold.clear()
+    run = await here.start()
+    while "s/do/0/1" not in await here.moves(run.id):
+        pass
+    here.clock.added = timedelta(seconds=61)
+    await here.locks.take(Holder("op-1", "bob", "test.change"), ["b"])
+    here.hosts.hold.set()
+
+    parked = await here.until(run.id, RunState.PARKED)
+
+    assert parked.why.startswith(f"{run.id} can't go on: b is being changed by bob's op-1")
+    assert "t/begin/0/1" not in await here.moves(run.id)
+
+
+async def test_a_leftover_of_ours_says_nothing_of_a_run_that_another_machine_has(tmp_path: Path) -> None:
+    """It was taken over from here while this controller was dead: its new owner's lease counts."""
+    state, url = tmp_path / "state", f"sqlite:///{tmp_path}/shared.sqlite"
+    async with world(state, Shelf(WHOLE), url=url) as before:
+        run = await before.start()
+    async with world(state, Shelf(WHOLE), url=url) as after:
+        until = after.clock() + timedelta(seconds=20)
+        theirs = replace(
+            await after.store.read(lambda tx: tx.run(run.id)),
+            state=RunState.RUNNING, owner="elsewhere-1-0a1b2c", owned_until=until,
+        )  # fmt: skip
+        await after.store.run(lambda tx: tx.put_run(theirs))
+        (state / f"runs/{run.id}.lock").touch()
+
+        assert await after.runs.take_up_lost() == []

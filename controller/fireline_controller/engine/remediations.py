@@ -68,6 +68,11 @@ class _Plan:
         return max((self.spec.risk, *(Risk(r.risk) for r in self.reports.values())), key=order.index)
 
     @property
+    def risks(self) -> list[str]:
+        """All that were named, ours too: who says a graver one takes no host out of the rules for the lesser ones."""
+        return _risks(self.spec, self.reports)
+
+    @property
     def evidence(self) -> Mapping[str, Mapping[str, Any]]:
         """The collectors that keep what it would destroy, with what each is told."""
         return self.spec.evidence_orders(next(iter(self.reports.values())).params)
@@ -84,6 +89,7 @@ class _Plan:
         return {
             "action": self.spec.name,
             "risk": str(self.risk),
+            "actions": {self.spec.name: self.risks},
             "params": dict(first.params),
             "plans_sha256": hashlib.sha256(bound.encode()).hexdigest(),
         }
@@ -232,7 +238,7 @@ class Remediations:
         whole = wish if wish.target.retry_of else await self._addressed(wish, reports)
         chain = await self._rooms.store.read(lambda tx: _chain(tx, wish))
         first = next(iter(reports.values()))
-        parameters = {"undo": operation_id, "action": first.action, "risk": first.risk}
+        parameters = {"undo": operation_id, "actions": {first.action: _risks(_spec(first.action), reports)}}
 
         async def ask(target: Target) -> Permit:
             summary = f"take back {first.action} of {operation_id} on {target.folded}"
@@ -361,6 +367,10 @@ def _spec(name: str) -> ActionSpec:
     if name not in catalogue():
         raise NotFound(f"there is no action {name[:100]!r}; {nearest(name[:100], catalogue())}")
     return catalogue()[name]
+
+
+def _risks(spec: ActionSpec, reports: Mapping[str, ActionReport]) -> list[str]:
+    return sorted({str(spec.risk), *(report.risk for report in reports.values())})
 
 
 def _require_fitting(spec: ActionSpec, call: ActionCall) -> None:

@@ -187,7 +187,8 @@ class Runs:
 def _no_wish(run: Run, wish: RunWish) -> str:
     """Why a run can't be cancelled or rolled back; empty when it can."""
     if run.state is RunState.ROLLED_BACK or run.wish is RunWish.ROLL_BACK:
-        return f"it is {run.state}, and {run.wished_by or 'its runbook'} had it rolled back before"
+        said = f"it is {run.state}, and {run.wished_by or 'its runbook'} had it rolled back before"
+        return said if run.state in ENDED else f"{said}: go on with it: fireline runbook resume {run.id}"
     if wish is RunWish.CANCEL and run.state in ENDED:
         return f"it has ended: {run.state}"
     return ""

@@ -168,10 +168,12 @@ class Mover:
         )
 
     def _planned(self, step: Step, move: Move) -> Mapping[str, HostEnd]:
-        """The plans that a move applies."""
+        """The plans that a move applies, or how the application ended that it takes back."""
         planned = None
         if move.part is Part.DO:
             planned = plans_of(step, self._ground, move)
+        elif move.part is Part.UNDO:
+            planned = self._ground.ends(move.step, Part.DO, move.batch, move.attempt)
         elif move.part is Part.BACK:
             planned = self._ground.ends(move.step, Part.BACK_PLAN, move.batch, move.attempt)
         return planned or {}
