@@ -18,6 +18,7 @@ from fireline_agent.policy import Policy
 from fireline_controller import config, policy, profiles
 from fireline_controller.model import Outcome
 from fireline_controller.runbooks import checking, loading
+from fireline_wire.actions import catalogue
 
 ROOT = Path(__file__).parents[1]
 WRITTEN = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -263,3 +264,10 @@ def test_the_page_on_outcomes_has_them_all() -> None:
     rows = re.findall(r"^\| ([a-z ]+) \|", page, re.MULTILINE)
 
     assert {row.replace(" ", "_") for row in rows} - {"outcome"} == {outcome.value for outcome in Outcome}
+
+
+def test_actions_are_summed_up_in_one_style() -> None:
+    """As orders: a capital letter first, a verb as one says it, no full stop."""
+    summaries = [spec.summary for spec in catalogue().values()]
+
+    assert [s for s in summaries if not s[0].isupper() or s.endswith(".") or s.split()[0].endswith("s")] == []

@@ -21,6 +21,8 @@ MAX_TEXT: Final = 4096  # characters of one value
 MAX_ITEMS: Final = 1000  # of one list
 MAX_RESULT_BYTES: Final = 1 << 20  # of one host's answer, as JSON
 
+# No name of a host holds them: NUL, and halves of characters but those that stand for bytes (os.fsdecode).
+_UNSPEAKABLE: Final = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 _DURATION: Final = re.compile(r"(\d{1,9})(s|m|h|d|)\Z")
 _SIZE: Final = re.compile(r"(\d{1,15})([kmgt]i?b?|b|)\Z", re.IGNORECASE)
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -118,7 +120,7 @@ class Parameter:
         return value
 
     def _text(self, value: Any) -> str:
-        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or "\0" in value:
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or _UNSPEAKABLE.search(value):
             raise self._bad(f"a text of 1 to {MAX_TEXT} characters", value)
         return value
 
@@ -210,13 +212,19 @@ class ActionSpec:
     needs: tuple[str, ...] = ()
     evidence_params: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
+    @property
+    def evidence_takes(self) -> frozenset[str]:
+        """The parameters that say what is kept; a capture needs no others to be known."""
+        told = (value for params in self.evidence_params.values() for value in params.values())
+        return frozenset(value[1:] for value in told if value.startswith("$"))
+
     def evidence_orders(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """The collectors that keep what these parameters would destroy, with what each is told.
 
         Raises:
-            BadValue: as `check`.
+            BadValue: as `check`, of a parameter that says what is kept.
         """
-        params = self.check(given)
+        params = {p.name: self._value(p, given) for p in self.parameters if p.name in self.evidence_takes}
         orders: dict[str, dict[str, Any]] = {}
         for collector in self.evidence:
             told = {

@@ -33,13 +33,14 @@ def main() -> int:
         incident = open_incident(fleet)
         missed = [p for p in planted if not found(fleet, incident, p)]
         caught = prove(fleet, incident, Path(elsewhere))
+        cured = not has_engine or cure(fleet, incident)
         contained = contain(fleet, incident)
-        cured = cure(fleet)
+        freed = free(fleet)
         show(fleet, "journal", "verify")
     say(f"done in {time.monotonic() - began:.0f} s; hosts, agents and files are gone")
     for p in missed:
         say(f"NOT FOUND: {p.name} on {p.host} ({p.finding})")
-    return 0 if caught and contained and cured and not missed else 1
+    return 0 if caught and cured and contained and freed and not missed else 1
 
 
 def plant(fleet: Fleet, *, has_engine: bool) -> list[Plant]:
@@ -90,6 +91,11 @@ def prove(fleet: Fleet, incident: str, elsewhere: Path) -> bool:
     return verified and caught
 
 
+def cure(fleet: Fleet, incident: str) -> bool:
+    """Run the runbook that fits containers which fail their own check."""
+    return demo_runbooks.unhealthy_containers(fleet, ("db1", "web2"), incident, show=show, say=say)
+
+
 def contain(fleet: Fleet, incident: str) -> bool:
     """Cut the intruder's host off, where hosts have a network of their own."""
     if default_backend() != NETNS:
@@ -98,8 +104,8 @@ def contain(fleet: Fleet, incident: str) -> bool:
     return demo_isolation.cut_off(fleet, "web1", incident, show=show, say=say)
 
 
-def cure(fleet: Fleet) -> bool:
-    """Break hosts and let runbooks mend them, where hosts have a disk of their own."""
+def free(fleet: Fleet) -> bool:
+    """Fill a disk and run the runbook that frees it, where hosts have a disk of their own."""
     if default_backend() != NETNS:
         say("hosts on loopback share one disk: filling it is left out")
         return True

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fireline_agent.hands.roots import Roots
 from fireline_agent.remediation.action import ActionError, Tools
 from fireline_agent.remediation.applying import PlanChanged
 from fireline_agent.remediation.disk import clean_logs, clean_temp
@@ -345,11 +346,19 @@ def test_the_newest_time_counts_for_temporary_files(tmp_path: Path) -> None:
 )
 def test_roots_that_are_refused(root: str, why: str) -> None:
     """By name, before anything is looked at."""
-    from fireline_agent.hands.roots import Roots
-
     tools = Tools(Roots(state=Path("/srv/state/fireline")), allows_path=lambda path: not path.startswith("/forbidden"))
     with pytest.raises(ActionError, match=why):
         Rehearsal(clean_logs.ACTION, {"roots": [root]}, tools).plan()
+
+
+def test_the_agents_folder_is_known_behind_a_link(tmp_path: Path) -> None:
+    """Where its state was moved to another disk and a link left, its keys are not cleaned with that disk's logs."""
+    real = tmp_path / "disk/agent"
+    put(real / "keys.log")
+    (tmp_path / "state").symlink_to(real)
+
+    with pytest.raises(ActionError, match=f"holds {real}, with this agent's keys"):
+        Rehearsal(clean_logs.ACTION, {"roots": [str(tmp_path / "disk")]}, Tools(Roots(state=tmp_path / "state"))).plan()
 
 
 def test_a_root_inside_another_is_refused() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from fireline_agent.remediation.action import ActionError
 from fireline_agent.remediation.disk.move_backups import ACTION
+from fireline_agent.remediation.disk.moving import Attributes
 from tests.remediation.mounts import alone, tmpfs
 from tests.remediation.rehearsal import Rehearsal
 
@@ -149,3 +150,18 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     put(tmp_path / "here/a.tgz")
     with pytest.raises(ActionError, match="there: No such file or directory"):
         moving(tmp_path).plan()
+
+
+def test_where_owners_are_unknown_a_setuid_program_does_not_become_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On such storage the copy is ours: it keeps the mode without those bits."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with (tmp_path / "copy").open("wb") as file:
+        Attributes(0o4755, 65534, 65534, 0, 0).give(file.fileno())
+
+    assert (tmp_path / "copy").stat().st_mode & 0o7777 == 0o755

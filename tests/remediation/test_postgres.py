@@ -93,6 +93,21 @@ def test_long_running_leaves_idle_sessions_and_the_young_out(trouble: Trouble) -
     assert plan.result["oldest_s"] >= 1
 
 
+def test_backups_and_maintenance_are_told_but_not_named_to_be_ended(trouble: Trouble) -> None:
+    """They run for long by nature: whoever ends what is named here ends none of them."""
+    with psycopg.connect(trouble.server.url, autocommit=True) as connection:
+        connection.execute("create table t (id int)")
+    trouble.idle_in_transaction("pg_dump", "lock table t in access share mode")
+    trouble.active("writer", "lock table t in access exclusive mode; select 1")
+    trouble.until("wait_event_type = 'Lock'")
+
+    long, held = trouble.rehearse(long_running.ACTION, older_than=0).plan(), trouble.rehearse(blocking.ACTION).plan()
+
+    assert {row["application"] for row in long.result["rows"]} == {"pg_dump", "writer"}
+    assert len(long.result["sessions"]) == 1
+    assert (held.result["blocked"], held.result["roots"]) == (1, [])
+
+
 def test_blocking_is_a_tree(trouble: Trouble) -> None:
     """Who waits stands below who holds it up, also where that one waits itself."""
     with psycopg.connect(trouble.server.url, autocommit=True) as connection:
@@ -408,6 +423,19 @@ def test_the_collector_is_absent_without_a_server(tmp_path: Path) -> None:
     """No socket and no engine is no failure."""
     with pytest.raises(Absent, match="no PostgreSQL here"):
         postgres_activity.collect(Context(roots=Roots(root=tmp_path, docker_socket=tmp_path / "none")), MemorySink())
+
+
+def test_the_collector_notes_that_connections_are_taken(small_server: postgres.PostgresServer) -> None:
+    """Before the server can't be asked any more: three of six are left, for superusers only."""
+    sink = MemorySink()
+    with troubled(small_server) as trouble:
+        trouble.session("greedy")
+        trouble.session("greedy")
+        postgres_activity.collect(Context(params={"socket": str(small_server.folder), "user": "fireline"}), sink)
+
+    [found] = sink.findings
+    assert (found.severity, found.code) == ("critical", "postgres-connections-taken")
+    assert "3 of 6 connections are taken; only those for superusers are left" in found.summary
 
 
 def test_the_collector_notes_a_server_that_is_full(small_server: postgres.PostgresServer) -> None:

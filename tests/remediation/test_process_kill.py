@@ -18,8 +18,8 @@ ALL = {"pid": None, "command": None, "older_than": 0, "grace": 1}
 
 def _row(pid: int, ppid: int, name: str, age_s: int = 100, *, is_kernel: bool = False) -> dict[str, Any]:
     return {
-        "pid": pid, "ppid": ppid, "started": pid * 10, "name": name, "words": name, "age_s": age_s,
-        "is_kernel": is_kernel,
+        "pid": pid, "ppid": ppid, "started": pid * 10, "name": name, "program": name, "age_s": age_s,
+        "is_kernel": is_kernel, "is_door": name == "sshd",
     }  # fmt: skip
 
 
@@ -112,3 +112,20 @@ def test_one_that_ended_by_itself_is_no_failure(stubborn: tuple[subprocess.Popen
     process.wait(5)
 
     assert ACTION.do(rehearsal.tools, change, rehearsal.params) == {"pids": []}  # type: ignore[misc]  # it has one
+
+
+def test_what_only_calls_itself_a_door_is_ended() -> None:
+    """An intruder's process that took the name of sshd, with a secret among its arguments, which no plan shows."""
+    code = "import ctypes,time; ctypes.CDLL(None).prctl(15, b'sshd'); print('named', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, "--password=hunter2"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        rehearsal = Rehearsal(ACTION, {"pid": process.pid, "command": "sshd", "grace": 1})
+
+        planned = rehearsal.plan()
+        applied = rehearsal.apply(planned)
+
+        assert "hunter2" not in repr((planned, applied))
+        assert planned.result["processes"][0]["program"] == sys.executable
+        assert applied.verified.is_good, applied.verified.sentence
+        assert process.wait(5) == -15

@@ -290,6 +290,20 @@ def test_a_roles_password_is_another_everywhere_and_leaks_nowhere(tools: Tools, 
     assert (database.lets_in(OLD), database.lets_in(new)) == (True, False)
 
 
+@pytest.mark.postgres
+def test_a_role_without_a_database_of_its_name_is_tried_all_the_same(tools: Tools, database: Database) -> None:
+    """The server says that the database is not there to those only whom it has let in."""
+    tools = _without_root(tools)
+    path = _file(tools, f"DB_PASSWORD={OLD}\nDATABASE_URL=postgres://app:{OLD}@db/app\n")
+
+    given = _given(database, file=str(path)) | {"database": "none"}
+
+    applied = Rehearsal(rotate_postgres_role.ACTION, given, tools).apply()
+
+    assert applied.verified.is_good, applied.verified.sentence
+    assert applied.result["login"] == "accepted"
+
+
 def _without_root(tools: Tools) -> Tools:
     """The server's socket is where it is: the whole machine is the root, and the file is named in full."""
     root = tools.roots.root
@@ -427,6 +441,17 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
     yield found
     found.process.kill()
     found.process.wait(timeout=10)
+
+
+def test_a_command_that_redis_does_not_know_repeats_no_secret(redis: Redis) -> None:
+    """The server's own words hold all arguments, where CONFIG or AUTH was renamed for instance."""
+    with redis_wire.connect("127.0.0.1", redis.port) as session:
+        session.log_in("default", OLD)
+
+        with pytest.raises(redis_wire.RedisError, match="unknown command") as refused:
+            session.ask("RENAMED", "SET", "requirepass", "newSecret")
+
+    assert "newSecret" not in str(refused.value)
 
 
 def test_a_redis_password_is_another_everywhere_and_leaks_nowhere(tools: Tools, redis: Redis) -> None:

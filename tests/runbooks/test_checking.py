@@ -79,6 +79,18 @@ def test_what_was_sealed_before_may_be_destroyed(steps: str) -> None:
     assert runbook.steps[-1].id == "end"
 
 
+def test_what_evidence_does_not_take_may_follow_from_steps() -> None:
+    """A capture for a step needs to know what is kept, not which of it is destroyed in the end."""
+    runbook = checked(
+        "steps:\n"
+        "  - {id: keep, capture: {evidence_for: [end]}, required: true}\n"
+        "  - {id: look, action: db.sessions, timeout: 9s}\n"
+        '  - {id: end, action: db.end, with: {names: "${steps.look.result.names}"}, approval: {}, timeout: 9s}\n'
+    )
+
+    assert runbook.steps[-1].id == "end"
+
+
 def test_a_way_back_may_be_declared_impossible() -> None:
     """A step without an undo may stand before a rollback where the runbook says why there is no way back."""
     runbook = checked(

@@ -125,6 +125,16 @@ def test_parameters_are_filled_with_values() -> None:
     assert expressions.fill(given, SCOPE, VALUES) == {"older_than": 600, "names": ["x", "db1"], "most": 5}
 
 
+@pytest.mark.parametrize("kind, value", [(Kind.INT, 1 << 53), (Kind.INT, -(1 << 53)), (Kind.NUMBER, 1e300)])
+def test_a_number_that_no_journal_takes_is_no_parameter(kind: Kind, value: float) -> None:
+    """A host that tells one fails its own step, and not the run of all."""
+    scope = {"steps.look.result.n": kind}
+    told = {"steps": {"look": {"result": {"n": value}}}}
+
+    with pytest.raises(ExpressionError, match="wanted a number within"):
+        expressions.fill({"most": "${steps.look.result.n}"}, scope, told)
+
+
 @pytest.mark.parametrize("text", ["(" * 3000, "1" + "+1" * 1000, "a" * 3000, "\0", "\ud800", "", " "])
 def test_an_endless_expression_is_refused(text: str) -> None:
     """Neither depth nor length reaches the engine's own limits."""

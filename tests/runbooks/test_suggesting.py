@@ -21,7 +21,8 @@ def runbook(name: str, **about: object) -> Runbook:
 BOOKS = (
     runbook("outage", areas=("service",), severities=("P1",), alerts=("ServiceDown",)),
     runbook("disk", areas=("storage",), findings=("filesystem-full",), severities=("P1", "P2")),
-    runbook("pool", areas=("database",), targets=Targets("role=db")),
+    runbook("db", areas=("database",), targets=Targets("role=db")),
+    runbook("pool", areas=("connections",)),
     runbook("breach", areas=("security",), findings=("hidden-process", "root-session-remote")),
     runbook("net", areas=("network",)),
 )
@@ -68,7 +69,8 @@ def test_a_graver_finding_weighs_more() -> None:
 @pytest.mark.parametrize(
     "title, name, reason",
     [
-        ("PostgreSQL refuses", "pool", "the title says 'postgresql': database"),
+        ("PostgreSQL refuses", "db", "the title says 'postgresql': database"),
+        ("FATAL: sorry, too many clients already", "pool", "the title says 'too many clients': connections"),
         ("No space left on device", "disk", "the title says 'space': storage"),
         ("DNS is dead", "net", "the title says 'dns': network"),
         ("suspicious login", "breach", "the title says 'suspicious': security"),
@@ -89,7 +91,7 @@ def test_alerts_speak_by_name_and_labels() -> None:
     """An alert that the runbook names, and the part that its labels tell of."""
     signals = Signals("P1", "?", alerts=[Alert("ServiceDown", {"job": "postgres"})])
 
-    assert names(signals) == ["outage", "pool"]
+    assert names(signals) == ["outage", "db"]
     assert reasons(signals) == (
         "the alert ServiceDown",
         "the alert ServiceDown says 'down': service",

@@ -20,7 +20,7 @@ from fireline_controller.runbooks.model import (
     Targets,
     Until,
 )
-from fireline_controller.runbooks.record import HostEnd, Move, Part, RunState, RunWish
+from fireline_controller.runbooks.record import Ended, HostEnd, Move, Part, RunState, RunWish
 from tests.runs.course_world import Answer, Play, fine
 
 
@@ -438,3 +438,22 @@ def test_i6_a_run_that_is_interrupted_after_any_move_ends_as_one_that_is_not(bad
     assert cut.run() == whole.run()
     assert cut.moves() == whole.moves()
     assert cut.acted == whole.acted
+
+
+def test_a_host_that_is_lost_on_the_way_is_named_at_the_end() -> None:
+    """Few enough failed for the run to succeed; it still says on whom it was not done."""
+    steps = (act("s", targets=Targets(max_fail="1")), act("t"))
+
+    ended = Play(book(*steps), answer=failing(("s", Part.DO, "b"))).run()
+
+    assert ended == Ended(RunState.SUCCEEDED, "not done on b, lost in step s")
+
+
+def test_a_run_that_loses_every_host_has_failed() -> None:
+    """However many failures a step allows."""
+    steps = (act("s", targets=Targets(max_fail="100%")), act("t"))
+    answer = failing(("s", Part.DO, "a"), ("s", Part.DO, "b"), ("s", Part.DO, "c"))
+
+    ended = Play(book(*steps), answer=answer).run()
+
+    assert ended == Ended(RunState.FAILED, "not done on a,b,c, lost in step s")

@@ -2,17 +2,21 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from fireline_controller.engine import by_hand
 from fireline_controller.engine.locks import Holder
+from fireline_controller.engine.runs.deeds import Order
 from fireline_controller.engine.runs.values import MoveBegun, MoveEnded, RunOrder, RunSeen
 from fireline_controller.engine.values import TargetSpec, Wish
-from fireline_controller.model import PolicyError
+from fireline_controller.model import EmptyTarget, HostOutcome, Operation, Outcome, PolicyError, Severity, Target
 from fireline_controller.runbooks.model import ActionCall, Approval, Manual, OnFailure, Parallel, Runbook, Step
 from fireline_controller.runbooks.record import Part, RunState, RunWish
+from fireline_controller.store import Transaction
+from fireline_controller.targets import freeze
 from tests.runs.books import Shelf
 from tests.runs.world import World, world
 
@@ -66,6 +70,30 @@ async def test_a_run_is_followed_from_its_beginning_to_its_end(here: World) -> N
     begun = [item.move.key for item in news if isinstance(item, MoveBegun)]
     assert begun == [item.move.key for item in news if isinstance(item, MoveEnded)]
     assert begun[-1] == "f/do/0/1"
+
+
+def opened_for(tx: Transaction, *names: str) -> str:
+    """An incident whose opening captured these hosts; its id."""
+    at = datetime.now(UTC)
+    incident = tx.new_incident(Severity("P2"), "shop is slow", "alice", ",".join(names), at).id
+    tx.put_operation(Operation("op-1", "capture", incident, "alice", "", freeze(names, spelled="these"), at))
+    return incident
+
+
+async def test_without_a_target_a_run_is_on_the_hosts_that_its_incident_was_opened_for(here: World) -> None:
+    """Not on all."""
+    incident = await here.store.run(lambda tx: opened_for(tx, "a", "c"))
+    run = await here.runs.start(RunOrder("book", Wish("alice", TargetSpec(()), "", incident), {}, 0))
+    ended = await here.until(run.id)
+
+    assert ended.state is RunState.SUCCEEDED
+    assert here.hosts.done() == {f"apply {CHANGE}@{name}": 3 for name in "ac"}
+
+
+async def test_without_a_target_and_an_incident_nothing_is_started(here: World) -> None:
+    """What to say is told."""
+    with pytest.raises(EmptyTarget, match=r"book names no target, nor does an incident \(--incident\): say --target"):
+        await here.runs.start(RunOrder("book", Wish("alice", TargetSpec(()), "a test"), {}, 0))
 
 
 async def test_who_looks_at_a_run_asks_a_host_once_for_each_plan(tmp_path: Path) -> None:
@@ -193,6 +221,16 @@ async def test_a_step_waits_until_others_have_approved_it(here: World) -> None:
     assert (await here.approvals.show(request)).used_by == f"{run_id}/s"
 
 
+async def test_who_approves_sees_the_values_that_would_be_used(here: World) -> None:
+    """Not the expressions that they come from."""
+    step = replace(act("s", approval=Approval()), do=ActionCall(CHANGE, {"on": "${host.name}", "fix": 1}))
+    request = (await here.runs.show(await _waiting(here, step))).request_id
+
+    given = (await here.approvals.show(request)).parameters["given"]
+
+    assert given == {name: {"on": name, "fix": 1} for name in "abc"}
+
+
 async def test_whoever_started_the_run_can_not_approve_its_steps(here: World) -> None:
     """Two persons: that is the point of it."""
     request = (await here.runs.show(await _waiting(here, act("s", approval=Approval())))).request_id
@@ -237,6 +275,48 @@ async def test_a_step_by_hand_waits_until_somebody_says_what_came_of_it(
 
     assert (await here.until(run_id)).state is state
     assert any(f"bob says {word}: it was warm" in line for line in await here.journal(run_id))
+
+
+async def test_what_is_to_be_done_by_hand_is_said_in_one_line(here: World) -> None:
+    """However it is punctuated."""
+    run_id = await _waiting(here, Step("m", Manual("pull the plug; wait; put it back"), timeout_s=60))
+
+    [line] = (await here.runs.show(run_id)).note.splitlines()
+
+    assert "pull the plug; wait; put it back -- then: fireline runbook done" in line
+
+
+async def test_hosts_of_a_run_are_changed_by_hand_while_it_waits_for_that(here: World) -> None:
+    """Not the hosts of others, and not once it goes on."""
+    run_id = await _waiting(here, Step("m", Manual("pull the plug"), timeout_s=60))
+
+    here.store.read_now(lambda tx: by_hand.require(tx, run_id, ["a", "c"]))
+    advice = here.store.read_now(lambda tx: by_hand.advice(tx, run_id))
+    with pytest.raises(PolicyError, match=r"step m is on a,b,c, not on d"):
+        here.store.read_now(lambda tx: by_hand.require(tx, run_id, ["a", "d"]))
+    await here.runs.say(run_id, "m", "done", operator="bob", note="")
+    await here.until(run_id)
+
+    assert advice == f"if its step m asks for this, say --run {run_id}"
+    with pytest.raises(PolicyError, match="it has nothing done by hand now"):
+        here.store.read_now(lambda tx: by_hand.require(tx, run_id, ["a"]))
+
+
+async def test_a_run_waits_for_what_is_still_done_by_hand_on_its_hosts(here: World) -> None:
+    """One action at a time changes a host: nobody can say done, nor begin another one, before it has ended."""
+    run_id = await _waiting(here, Step("m", Manual("pull the plug"), timeout_s=60))
+    target = Target(("b",), "0" * 64, "b", "b")
+    at_work = Operation("op-1", "remediate", "", "bob", "by hand", target, here.clock())
+    await here.store.run(lambda tx: tx.put_operation(at_work))
+
+    with pytest.raises(PolicyError, match=r"bob's op-1 still changes b since .*: wait for its end"):
+        await here.runs.say(run_id, "m", "done", operator="alice", note="")
+    with pytest.raises(PolicyError, match="bob's op-1 still changes b"):
+        here.store.read_now(lambda tx: by_hand.require(tx, run_id, ["b"], but="op-2"))
+    await here.store.run(lambda tx: tx.finish_operation("op-1", [HostOutcome("b", Outcome.OK)], here.clock()))
+    await here.runs.say(run_id, "m", "done", operator="alice", note="")
+
+    assert (await here.until(run_id)).state is RunState.SUCCEEDED
 
 
 async def test_a_step_that_does_not_wait_for_a_person_is_nobody_s_to_call_done(here: World) -> None:
@@ -334,3 +414,86 @@ async def test_a_failed_step_is_rolled_back_by_its_runbook(here: World) -> None:
 
     assert ended.state is RunState.ROLLED_BACK
     assert here.hosts.done()[f"undo {CHANGE}@a"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_bound"),
+    [
+        ('named = ["test.ch*"]', True),
+        ('risks = ["reversible"]', True),
+        ('named = ["disk.*"]', False),
+        ('risks = ["destructive"]', False),
+    ],
+)
+async def test_a_rule_for_an_action_binds_a_run_that_does_it(tmp_path: Path, rule: str, is_bound: bool) -> None:
+    """A runbook is no way around what the policy wants of its actions."""
+    async with world(tmp_path / "state", Shelf(WHOLE)) as here:
+        (tmp_path / "state/policy.toml").write_text(f"[[rules]]\nactions = ['remediate']\n{rule}\n")
+        here.hosts.hold.set()
+
+        if is_bound:
+            with pytest.raises(PolicyError, match="needs 1 approval"):
+                await here.start()
+        else:
+            assert (await here.until((await here.start()).id)).state is RunState.SUCCEEDED
+
+
+async def test_an_undo_knows_how_the_application_ended(here: World) -> None:
+    """A host that has forgotten what it did has not taken it back."""
+    here.shelf.edit(book(act("s"), act("t", "test.other", on_failure=OnFailure.ROLLBACK)))
+    here.hosts.bad = {"apply test.other@b"}
+
+    await here.until((await here.start()).id)
+
+    undone = next(order for verb, order in here.hosts.orders if (verb, order.step) == ("undo", "s"))
+    assert [(end.outcome, end.can_undo) for end in undone.planned.values()] == [(Outcome.OK, True)] * 3
+
+
+async def test_a_failing_controller_leaves_what_is_at_work_to_its_hosts(here: World) -> None:
+    """Whoever goes on with the run, or has overtaken this one, attaches to it; so nobody is told to stop."""
+    here.shelf.edit(book(Step("p", Parallel((act("x"), act("y", "test.other"))))))
+    here.hosts.hold.clear()
+
+    def break_down(verb: str, order: Order) -> None:
+        if (verb, order.step) == ("apply", "y"):
+            raise PolicyError("the vault is full", reason="disk_full")
+
+    here.hosts.on_order = break_down
+    run = await here.start()
+    await here.until(run.id, RunState.PARKED)
+
+    at_work = next(order for verb, order in here.hosts.orders if (verb, order.step) == ("apply", "x"))
+    assert at_work.is_left()
+
+
+async def test_a_run_that_lost_its_locks_changes_nothing_more(here: World) -> None:
+    """Its controller stood still for so long that somebody else has a host by now."""
+    here.hosts.hold.clear()
+    run = await here.start()
+    while "s/do/0/1" not in await here.moves(run.id):
+        pass
+    here.clock.added = timedelta(seconds=61)
+    await here.locks.take(Holder("op-1", "bob", "test.change"), ["b"])
+    here.hosts.hold.set()
+
+    parked = await here.until(run.id, RunState.PARKED)
+
+    assert parked.why.startswith(f"{run.id} can't go on: b is being changed by bob's op-1")
+    assert "t/begin/0/1" not in await here.moves(run.id)
+
+
+async def test_a_leftover_of_ours_says_nothing_of_a_run_that_another_machine_has(tmp_path: Path) -> None:
+    """It was taken over from here while this controller was dead: its new owner's lease counts."""
+    state, url = tmp_path / "state", f"sqlite:///{tmp_path}/shared.sqlite"
+    async with world(state, Shelf(WHOLE), url=url) as before:
+        run = await before.start()
+    async with world(state, Shelf(WHOLE), url=url) as after:
+        until = after.clock() + timedelta(seconds=20)
+        theirs = replace(
+            await after.store.read(lambda tx: tx.run(run.id)),
+            state=RunState.RUNNING, owner="elsewhere-1-0a1b2c", owned_until=until,
+        )  # fmt: skip
+        await after.store.run(lambda tx: tx.put_run(theirs))
+        (state / f"runs/{run.id}.lock").touch()
+
+        assert await after.runs.take_up_lost() == []

@@ -266,3 +266,23 @@ def test_nobody_gets_around_a_number_by_small_commands(sizes: list[int], above: 
             alone |= {one.name: ASKED for one in taken}
 
     assert len(alone) <= above
+
+
+@pytest.mark.parametrize(
+    ("actions", "is_bound"),
+    [
+        (None, True),
+        ({"disk.clean_logs": ["destructive", "disruptive"]}, True),
+        ({"disk.clean_logs": ["destructive"]}, False),
+        ({"disk.usage": ["read"], "system.reboot": ["disruptive"]}, False),
+        ({"disk.usage": ["read"], "disk.clean_temp": ["disruptive"]}, True),
+        ({}, False),
+    ],
+)
+def test_a_rule_binds_by_each_action_that_may_be_done(actions: dict[str, list[str]] | None, is_bound: bool) -> None:
+    """By name and risk of the same one; a graver risk that a host claims hides no lesser one, and silence nothing."""
+    given = {} if actions is None else {"actions": actions}
+    wanted = replace(proposal([host("web1")], "remediate"), parameters=given)
+    rule = Rule(("remediate",), risks=("disruptive",), named=("disk.*",))
+
+    assert bool(policy.binding([rule], wanted, around([host("web1")]))) == is_bound

@@ -8,7 +8,8 @@ import pytest
 from fireline_agent.remediation.action import Change, Plan
 from fireline_agent.remediation.order import APPLY, Order
 from fireline_agent.remediation.record import RecordFile, Written, close_cut_short
-from fireline_agent.remediation.records import Records
+from fireline_agent.remediation.records import Records, closed
+from fireline_wire.v1 import remediation_pb2
 
 ORDER = Order("r-1", APPLY, "disk.clean_logs", {"roots": ["/x"]}, is_undoable=True)
 CHANGES = tuple(Change("file", f"file {n}", f"remove {n}", {"n": n, "name": "\udcff"}) for n in range(3))
@@ -113,3 +114,27 @@ def test_old_records_expire_and_young_ones_stay(tmp_path: Path) -> None:
 
     assert records.expire(older_than_s=60) == 1
     assert records.find("r-1") is None
+
+
+def test_a_record_that_is_broken_ends_all_the_same(tmp_path: Path) -> None:
+    """Nothing that waits for the end goes down with it; the end names the record and what is not known."""
+    _, folder, _ = _begun(tmp_path)
+    (folder / "order.json").write_bytes(b"{")
+
+    end = closed(folder, "failed", "it was killed")
+
+    assert end["status"] == "failed"
+    assert f"it was killed; its record {folder} can't be read or written" in end["detail"]
+    assert end["in_doubt"]
+
+
+def test_what_is_in_doubt_can_be_told_whatever_its_name(tmp_path: Path) -> None:
+    """A file's name that is no UTF-8 has no place in a message: it is shown."""
+    records = Records(tmp_path / "remediations")
+    folder = records.create(ORDER)
+    RecordFile(folder).starting(0, Change("file", "bad \udcff\x1b", "remove it"))
+
+    [subject] = close_cut_short(folder, "interrupted", "cut short")["in_doubt"]
+
+    assert subject == "bad \\xdcff\\x1b"
+    assert remediation_pb2.ActionEnded(in_doubt=[subject]).in_doubt == [subject]

@@ -6,7 +6,7 @@ import pytest
 
 from fireline_controller.hosts import wire_remediation as wire
 from fireline_controller.model import HostFailed
-from fireline_wire.actions import MAX_RESULT_BYTES, bounded
+from fireline_wire.actions import MAX_RESULT_BYTES, BadValue, Kind, Parameter, bounded
 from fireline_wire.v1 import remediation_pb2
 
 GOOD = remediation_pb2.ActionPlan(plan_sha256="ab" * 32, risk="read", summary="fine", result_json='{"n": 1}')
@@ -35,11 +35,12 @@ def test_a_plan_is_taken_as_values() -> None:
     [
         ({"plan_sha256": "AB" * 32}, "SHA-256"),
         ({"risk": "harmless"}, "risk is 'harmless'"),
-        ({"change_count": 1 << 63}, "it counts"),
-        ({"total_bytes": 1 << 63}, "it counts"),
+        ({"change_count": 1 << 53}, "it counts"),
+        ({"total_bytes": 1 << 53}, "it counts"),
         ({"result_json": "[]"}, "no JSON object"),
         ({"result_json": "{"}, "no JSON object"),
         ({"result_json": '{"a": NaN}'}, "no JSON object"),
+        ({"result_json": '{"a": -1e999}'}, "no JSON object"),
         ({"result_json": '{"a": ' + "[" * 100_000}, "no JSON object"),
         ({"result_json": '{"a": ' + "[" * 30 + "]" * 30 + "}"}, "nested too deeply"),
         ({"result_json": '{"a": "' + "x" * MAX_RESULT_BYTES + '"}'}, "characters: at most"),
@@ -77,3 +78,15 @@ def test_a_long_result_is_cut_and_says_so() -> None:
     assert 0 < len(kept["rows"]) < 1000
     assert len(json.dumps(kept, separators=(",", ":"))) <= 4000
     assert bounded({"count": 1}, 4000) == {"count": 1}
+
+
+@pytest.mark.parametrize("text", ["a\0", "a\ud800", "a\udfff"])
+def test_half_a_letter_is_no_parameter(text: str) -> None:
+    """No host's name holds it: what would ask for it ended without an answer."""
+    with pytest.raises(BadValue, match="path: wanted a text"):
+        Parameter("path", Kind.PATH, "a file").check(f"/{text}")
+
+
+def test_bytes_that_are_no_letters_are_a_parameter() -> None:
+    """A file's name may be any bytes."""
+    assert Parameter("path", Kind.PATH, "a file").check("/bad\udcff") == "/bad\udcff"

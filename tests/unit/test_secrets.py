@@ -2,7 +2,7 @@
 
 import pytest
 
-from fireline_agent.hands.secrets import MASK, mask, mask_assignments, mask_tree
+from fireline_agent.hands.secrets import MASK, mask, mask_assignments, mask_text, mask_tree
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,19 @@ def test_a_tree_is_masked_at_every_depth() -> None:
         "HostConfig": {"LogConfig": {"Config": {"splunk-token": MASK, "max-size": "1m"}}, "Privileged": True},
         "Mounts": [{"Source": "/srv"}],
     }
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("failed: password=hunter2 at db", "failed: password=[masked] at db"),
+        ("ERROR: token: hunter2==", "ERROR: token: [masked]"),
+        ("error: level=warn:password=hunter2", "error: level=warn:password=[masked]"),
+        ("password: hunter2=more", "password: [masked]"),
+        ("url: http://u:hunter2@h/x y=1", "url: http://u:[masked]@h/x y=1"),
+        ("a: b=c", "a: b=c"),
+    ],
+)
+def test_a_secret_behind_a_harmless_name_is_masked(line: str, shown: str) -> None:
+    """`failed:` before `password=` looks like a name with a value itself."""
+    assert mask_text(line) == shown

@@ -1,12 +1,14 @@
 """What the security actions decide from facts alone: secrets in files, verifiers, accounts, keys."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fireline_agent.hands import scram
+from fireline_agent.hands import accounts, scram
 from fireline_agent.remediation.action import ActionError
 from fireline_agent.remediation.security import anew, disable_account, rotate_authorized_keys, secretfile
+from tests.unit.fake_proc import FakeHost
 
 ENV = b"""# database
 export DB_PASSWORD="old one"  # keep me
@@ -174,3 +176,21 @@ def test_lines_that_are_no_plain_keys_are_refused(line: str) -> None:
 
     with pytest.raises(ActionError, match="wanted `KIND BASE64 COMMENT`"):
         rotate_authorized_keys.plan(facts, params)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "is_ended"),
+    [
+        ("/system.slice/docker-{id}.scope", False),
+        ("/docker/{id}", False),
+        ("/user.slice/user-61234.slice/user@61234.service/docker-{id}.scope", True),
+        ("/user.slice/user-61234.slice/session-1.scope", True),
+    ],
+)
+def test_a_users_own_group_is_no_container(tmp_path: Path, cgroup: str, is_ended: bool) -> None:
+    """A user may give groups below his own any name, and would be spared by that of a container."""
+    host = FakeHost(tmp_path)
+    folder = host.add(70, cgroup=f"0::{cgroup.format(id='ab' * 32)}\n".encode())
+    (folder / "status").write_text("Name:\tx\nUid:\t61234\t61234\t61234\t61234\n")
+
+    assert [pid for pid, _, _ in accounts.processes_of(61_234, host.proc)] == ([70] if is_ended else [])

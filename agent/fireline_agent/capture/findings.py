@@ -180,6 +180,11 @@ _DATABASES: Final = {
     "postgres-not-answering": _critical(
         "postgres_activity", meaning="The server is there and is down, starting, full of connections, or hangs."
     ),
+    "postgres-connections-taken": Code(
+        ("critical", "warning"),
+        ("postgres_activity",),
+        "Nine in ten connections of the server are taken; critical where none is left but those for superusers.",
+    ),
 }
 
 _ANY: Final = {

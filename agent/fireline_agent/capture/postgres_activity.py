@@ -4,7 +4,7 @@ Values in statements are masked unless the order wants them: they may be passwor
 Leaves to others: the server's log and files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fireline_agent.capture.collector import Absent, Context, Sink
@@ -13,6 +13,8 @@ from fireline_agent.hands import postgres, sql_text
 from fireline_agent.hands.psql import PsqlError
 
 VERSION: Final = "1"
+_CLIENT: Final = "client backend"
+_SCARCE: Final = 0.9  # of the connections taken
 _ANSWERS_NOT: Final = ("down", "starting", "full", "hung")
 
 _LOCKS: Final = """
@@ -46,6 +48,7 @@ def collect(context: Context, sink: Sink) -> None:
             raise Absent(str(error)) from None
         raise
     sessions = answer.pop("sessions")
+    _note_scarcity(sink, server.name, answer, sessions)
     with sink.artifact("postgres/server.json", source=server.name, method="psql") as artifact:
         artifact.record({"server": server.name, **answer})
     with sink.artifact("postgres/sessions.jsonl", source="pg_stat_activity", method="psql") as artifact:
@@ -54,6 +57,15 @@ def collect(context: Context, sink: Sink) -> None:
     with sink.artifact("postgres/locks.jsonl", source="pg_locks", method="psql") as artifact:
         for lock in locks:
             artifact.record(lock)
+
+
+def _note_scarcity(sink: Sink, name: str, answer: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]]) -> None:
+    taken, most = sum(session["kind"] == _CLIENT for session in sessions), answer["max_connections"]
+    is_out = taken >= most - answer["reserved"]
+    if is_out or taken >= _SCARCE * most:
+        left = "; only those for superusers are left" if is_out else ""
+        told = f"{name}: {taken} of {most} connections are taken{left}"
+        sink.finding("critical" if is_out else "warning", "postgres-connections-taken", "postgresql", told)
 
 
 _WHICH: Final = {"service": str, "socket": str, "port": int, "user": str, "database": str}

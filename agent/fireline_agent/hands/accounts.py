@@ -104,9 +104,14 @@ def processes_of(uid: int, proc: Path) -> list[tuple[int, int, str]]:
             ids = {int(word) for word in status.get("Uid", "").split()[:2] if word.isdecimal()}
             stat = process.stat()
             is_alive = stat is not None and stat.state not in "ZX"  # what ended and waits for its parent holds nothing
-            if uid in ids and stat is not None and is_alive and not procfs.container_id(process.read("cgroup") or b""):
+            if uid in ids and stat is not None and is_alive and not _is_contained(process.read("cgroup") or b""):
                 found.append((process.pid, stat.start_ticks, stat.comm.decode(errors="backslashreplace")))
     return found
+
+
+def _is_contained(cgroup: bytes) -> bool:
+    """Below `user.slice` groups are the users' own to name as they like, and rootless containers are theirs too."""
+    return bool(procfs.container_id(cgroup)) and b"/user.slice/" not in cgroup
 
 
 def end_processes(uid: int, proc: Path, *, within_s: float, but: Collection[int] = ()) -> tuple[int, list[int]]:

@@ -29,6 +29,7 @@ _MECHANISM: Final = b"SCRAM-SHA-256"
 # AuthenticationOk and the requests that are understood.
 _OK, _CLEARTEXT, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 10, 11, 12
 _WRONG_PASSWORD: Final = "28P01"  # noqa: S105 -- an SQLSTATE
+_NO_DATABASE: Final = "3D000"  # told only to those whom the server has let in
 
 
 class WireError(Exception):
@@ -89,7 +90,11 @@ def try_password(address: tuple[str, int], *, user: str, database: str, password
     try:
         with socket.create_connection(address, timeout=_TIMEOUT_S) as connected:
             session = _Session(connected)
-            session.start(user, database, password=password)
+            try:
+                session.start(user, database, password=password)
+            except WireError as error:
+                if error.code != _NO_DATABASE or not session.is_let_in:
+                    raise
             return "accepted" if session.was_asked else "not_asked"
     except WireError as error:
         if error.code == _WRONG_PASSWORD:
@@ -135,6 +140,7 @@ class _Session:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self.was_asked = False
+        self.is_let_in = False
 
     def start(self, user: str, database: str, *, password: str | None) -> None:
         settings = {"user": user, "database": database, "application_name": "fireline", "client_encoding": "UTF8"}
@@ -160,6 +166,7 @@ class _Session:
                 continue
             (request,) = struct.unpack_from("!I", body)
             if request == _OK:
+                self.is_let_in = True
                 return
             if password is None:
                 raise WireError("the server asks its own owner for a password (pg_hba.conf): let it in by peer")

@@ -3,6 +3,7 @@
 Source: Redis documentation, "RESP2 protocol spec", "ACL", "CONFIG SET", "CONFIG REWRITE".
 """
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ _MAX_LINE: Final = 64 << 10
 _MAX_BULK: Final = 8 << 20
 _MAX_ITEMS: Final = 100_000
 _MAX_DEPTH: Final = 8
+_ARGUMENTS: Final = re.compile(r",? with args", re.IGNORECASE)
 
 
 class RedisError(Exception):
@@ -56,7 +58,9 @@ class Session:
         if kind == b"+":
             return rest
         if kind == b"-":
-            raise RedisError(f"{what}: the server says {printable(rest, limit=200)}", word=rest.partition(" ")[0])
+            # To a command that it does not know (renamed, or too new) it repeats the arguments: secrets among them.
+            said = _ARGUMENTS.split(rest, maxsplit=1)[0]
+            raise RedisError(f"{what}: the server says {printable(said, limit=200)}", word=rest.partition(" ")[0])
         if kind not in (b":", b"$", b"*") or depth > _MAX_DEPTH:
             raise RedisError(f"{what}: this is no Redis server")
         count = _number(rest, what)

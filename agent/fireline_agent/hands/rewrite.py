@@ -51,14 +51,17 @@ def read(path: str) -> Held:
 
 
 @contextmanager
-def staged(path: str, content: bytes, like: Held | None = None, *, mode: int = 0o600) -> Iterator["Staged"]:
+def staged(
+    path: str, content: bytes, like: Held | None = None, *, mode: int = 0o600, owner: tuple[int, int] | None = None
+) -> Iterator["Staged"]:
     """Write the new file beside the old one, on the disk and with its owner; see Staged. Gone at the end of the block.
 
     Args:
         path: of the file.
         content: what is to be in it.
         like: the old one, which must still stand there when the new one takes its place; None where there is none.
-        mode: of a file that was not there before.
+        mode: of a file that was not there before, or that gets another owner.
+        owner: user and group that the file gets, whoever had the old one.
 
     Raises:
         OSError: no space, a read-only file system, a path with a link in it.
@@ -72,7 +75,7 @@ def staged(path: str, content: bytes, like: Held | None = None, *, mode: int = 0
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
-                _make_alike(file.fileno(), like, mode)
+                _make_alike(file.fileno(), like, mode, owner)
                 os.fsync(file.fileno())
             yield Staged(path, folder, name, fresh, like)
         finally:
@@ -155,14 +158,17 @@ def _attributes(descriptor: int) -> Iterator[tuple[str, bytes]]:
             yield key, os.getxattr(descriptor, key)
 
 
-def _make_alike(descriptor: int, like: Held | None, mode: int) -> None:
-    if like is None:
+def _make_alike(descriptor: int, like: Held | None, mode: int, owner: tuple[int, int] | None) -> None:
+    """By the descriptor: the folder may belong to somebody who puts a link in the name's place."""
+    if like is not None:
+        os.fchown(descriptor, like.uid, like.gid)
+        os.fchmod(descriptor, like.mode)  # after the owner: chown(2) clears setuid
+        for key, value in like.attributes:
+            os.setxattr(descriptor, key, value)
+    if owner is not None:
+        os.fchown(descriptor, *owner)
+    if like is None or owner is not None:
         os.fchmod(descriptor, mode)
-        return
-    os.fchown(descriptor, like.uid, like.gid)
-    os.fchmod(descriptor, like.mode)  # after the owner: chown(2) clears setuid
-    for key, value in like.attributes:
-        os.setxattr(descriptor, key, value)
 
 
 def write(path: str, content: bytes, *, uid: int, gid: int, mode: int, like: Held | None = None) -> None:
@@ -171,7 +177,5 @@ def write(path: str, content: bytes, *, uid: int, gid: int, mode: int, like: Hel
     Raises:
         OSError: as `replace`.
     """
-    with staged(path, content, like, mode=mode) as fresh:
-        os.chown(fresh.fresh, uid, gid, dir_fd=fresh.folder, follow_symlinks=False)
-        os.chmod(fresh.fresh, mode, dir_fd=fresh.folder)
+    with staged(path, content, like, mode=mode, owner=(uid, gid)) as fresh:
         fresh.take_place()

@@ -59,8 +59,21 @@ def mask_text(text: str) -> str:
     """Mask the values of a secret's name within free text, such as a line of a log, and what shows by itself."""
     text = _AUTHORIZATION.sub(rf"\g<1> {MASK}", text)
     text = _URL_PASSWORD.sub(rf"\g<1>{MASK}\g<2>", text)
-    text = _PAIR.sub(lambda pair: pair[1] + pair[2] + mask(pair[1], pair[3]), text)
+    text = _mask_pairs(text)
     return _SECRET_VALUE.sub(MASK, text)
+
+
+def _mask_pairs(text: str) -> str:
+    """In `failed: password: x` what follows a harmless name is a pair itself, so that is looked at as well."""
+    shown, at, end = [], 0, 0
+    while (pair := _PAIR.search(text, at)) is not None:
+        masked = mask(pair[1], pair[3])
+        if masked == pair[3]:
+            at = pair.start(3)
+            continue
+        shown += [text[end : pair.start(3)], masked]
+        at = end = pair.end()
+    return "".join(shown) + text[end:]
 
 
 def mask_tree(value: Any) -> Any:

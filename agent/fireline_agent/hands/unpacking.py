@@ -98,12 +98,12 @@ def _checked(member: tarfile.TarInfo, links: set[str]) -> tarfile.TarInfo | None
     name = posixpath.normpath(member.name)
     if name.startswith(("/", "../")) or name == "..":
         raise BadArchive(f"{member.name[:200]!r} leads out of the archive")
-    if any(parent in links for parent in _parents(name)):
-        raise BadArchive(f"{member.name[:200]!r} lies behind a link")
+    if name in links or any(parent in links for parent in _parents(name)):
+        raise BadArchive(f"{member.name[:200]!r} lies behind a link, or in the place of one")
     if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
         raise BadArchive(f"{member.name[:200]!r} is a device or a pipe")
     if member.issym() or member.islnk():
-        _require_inside(member, name)
+        _require_inside(member, name, links)
     if member.issym():
         links.add(name)
     if name == ".":
@@ -111,11 +111,16 @@ def _checked(member: tarfile.TarInfo, links: set[str]) -> tarfile.TarInfo | None
     return member.replace(name=name, mode=member.mode & _MODE, deep=False)
 
 
-def _require_inside(member: tarfile.TarInfo, name: str) -> None:
+def _require_inside(member: tarfile.TarInfo, name: str, links: set[str]) -> None:
+    """A hard link is another name of a file at once, so nothing on the way to it may be a symbolic link either."""
     start = posixpath.dirname(name) if member.issym() else ""
     target = posixpath.normpath(posixpath.join(start, member.linkname))
     if member.linkname.startswith("/") or target.startswith("../") or target == "..":
         raise BadArchive(f"the link {member.name[:200]!r} leads out of the archive")
+    if member.islnk() and (
+        ".." in member.linkname.split("/") or any(part in links for part in (target, *_parents(target)))
+    ):
+        raise BadArchive(f"the hard link {member.name[:200]!r} goes through a symbolic one")
 
 
 def _parents(name: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from fireline_agent.hands.printable import printable
 from fireline_agent.remediation.action import Change, Plan
 from fireline_agent.remediation.applying import Done
 from fireline_agent.remediation.order import Order
@@ -87,8 +88,8 @@ class Written:
 
     @property
     def in_doubt(self) -> list[str]:
-        """Subjects of changes that were begun and of which nothing more is known."""
-        return [change.subject for change in self._started.values()]
+        """Subjects of changes that were begun and of which nothing more is known, fit to be told."""
+        return [printable(change.subject) for change in self._started.values()]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -143,7 +144,7 @@ def close_cut_short(folder: Path, status: str, detail: str, refusal: str = "") -
     `refusal` is why nothing was done at all.
 
     Raises:
-        OSError: the record can't be read or written.
+        OSError, ValueError, KeyError, TypeError: the record can't be read or written.
     """
     written = Written.read(folder)
     if written.ending is not None:

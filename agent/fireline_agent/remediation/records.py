@@ -102,12 +102,16 @@ def order_of(folder: Path) -> Order:
 def closed(folder: Path, status: str, detail: str, refusal: str = "") -> Mapping[str, Any]:
     """The end that stands on record; where there is none, this one is put there by what was done.
 
-    Raises:
-        OSError: the record can't be read or written.
+    A record that can't be read or written any more takes nothing else down with it: the end says so.
     """
     from fireline_agent.remediation.record import close_cut_short  # noqa: PLC0415 -- late: see the module
 
-    return close_cut_short(folder, status, detail, refusal)
+    try:
+        return close_cut_short(folder, status, detail, refusal)
+    except (OSError, ValueError, KeyError, TypeError):
+        log.exception("the record of an action can't be read or written", extra={"folder": str(folder)})
+        unknown = f"{detail}; its record {folder} can't be read or written, so what was done is not known"
+        return {"status": status, "detail": unknown, "in_doubt": ["everything that was planned"], "refusal": refusal}
 
 
 def _last_line(path: Path) -> bytes:

@@ -117,6 +117,10 @@ class Runner:
         """The application or undo in work with this request id."""
         return self._running.get(request_id)
 
+    def is_undoing(self, applied: str) -> bool:
+        """Whether the application with this request id is being taken back."""
+        return any(running.order.applied == applied for running in self._running.values())
+
     async def plan(self, order: Order, *, deadline_s: float) -> Mapping[str, Any]:
         """What the action would do now; see `child` for the fields. Ended when the caller is cancelled.
 

@@ -180,6 +180,8 @@ class RemediationService(remediation_pb2_grpc.RemediationServicer):
     async def _start(self, command: Command, order: Order, context: Context) -> Running:
         """In a place that is held until it ends, whoever goes away meanwhile."""
         self._require_serving()
+        if order.kind == UNDO and self._runner.is_undoing(order.applied):
+            raise RefusedError("busy", f"the action {order.applied} is being taken back already; wait for its end")
         with ExitStack() as stack:
             stack.enter_context(self._slots.taken())
             await self._commands.begin_with_room(command)

@@ -29,6 +29,15 @@ _WITHOUT_EVIDENCE = Annotated[
         show_default=False,
     ),
 ]
+_OF_RUN = Annotated[
+    str,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="The run that has this done by hand now, on its hosts, which nobody else may change.",
+        show_default=False,
+    ),
+]
 _YES = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before acting, nor before addressing many hosts.")]
 
 
@@ -37,6 +46,7 @@ class _How:
     """What `run` and `apply` have in common beside the fan-out's options."""
 
     without_evidence: str = ""
+    run: str = ""
     plan_only: bool = False
 
 
@@ -112,6 +122,7 @@ def run(
     reason: options.Reason = "",
     incident: options.IncidentId = "",
     without_evidence: _WITHOUT_EVIDENCE = "",
+    of_run: _OF_RUN = "",
     yes: _YES = False,
     break_glass: options.BreakGlass = "",
     max_fail: options.MaxFail = "",
@@ -135,7 +146,7 @@ def run(
         target or [], without or [], "", reason, incident, yes, max_fail, host_deadline, deadline, concurrency,
         json, False, break_glass,
     )  # fmt: skip
-    how = _How(without_evidence, plan or spec.risk is Risk.READ)
+    how = _How(without_evidence, of_run, plan or spec.risk is Risk.READ)
     work = encoding.dumps(given)
     session.run(session.folder(state), lambda control: _run(control, wish, spec, work, how))
 
@@ -156,6 +167,7 @@ def apply(
     incident: options.IncidentId = "",
     retry_of: options.RetryOf = "",
     without_evidence: _WITHOUT_EVIDENCE = "",
+    of_run: _OF_RUN = "",
     yes: _YES = False,
     break_glass: options.BreakGlass = "",
     max_fail: options.MaxFail = "",
@@ -171,7 +183,7 @@ def apply(
         [], [], retry_of, reason, incident, yes, max_fail, host_deadline, deadline, concurrency, json, False,
         break_glass,
     )  # fmt: skip
-    how = _How(without_evidence)
+    how = _How(without_evidence, of_run)
     session.run(session.folder(state), lambda control: _apply(control, wish, operation, how))
 
 
@@ -188,6 +200,7 @@ def undo(
     operation: _OPERATION,
     reason: options.Reason = "",
     incident: options.IncidentId = "",
+    of_run: _OF_RUN = "",
     break_glass: options.BreakGlass = "",
     max_fail: options.MaxFail = "",
     host_deadline: options.HostDeadline = 0,
@@ -201,7 +214,7 @@ def undo(
     wish = operations.Wish(
         [], [], "", reason, incident, False, max_fail, host_deadline, deadline, concurrency, json, False, break_glass
     )
-    session.run(session.folder(state), lambda control: _undo(control, wish, operation))
+    session.run(session.folder(state), lambda control: _undo(control, wish, operation, of_run))
 
 
 def _spec(name: str) -> "ActionSpec":
@@ -248,7 +261,7 @@ async def _apply(control: "ControlStub", wish: operations.Wish, plan: str, how: 
         if status != session.OK:
             return status
     request = control_pb2.ApplyPlanRequest(
-        options=chosen, plan_operation_id=plan, without_evidence=how.without_evidence
+        options=chosen, plan_operation_id=plan, without_evidence=how.without_evidence, run_id=how.run
     )
     seen, interrupted = await operations.follow(control, control.ApplyPlan(request), wish)
     return operations.report(seen, interrupted, wish, actions.applied_table)
@@ -289,9 +302,9 @@ async def _captured(control: "ControlStub", wish: operations.Wish, plan: str, co
     return operations.report(seen, interrupted, wish, operations.outcome_table)
 
 
-async def _undo(control: "ControlStub", wish: operations.Wish, operation: str) -> int:
+async def _undo(control: "ControlStub", wish: operations.Wish, operation: str, run_id: str) -> int:
     from fireline_wire.v1 import control_pb2
 
-    request = control_pb2.UndoActionsRequest(options=wish.options(), operation_id=operation)
+    request = control_pb2.UndoActionsRequest(options=wish.options(), operation_id=operation, run_id=run_id)
     seen, interrupted = await operations.follow(control, control.UndoActions(request), wish)
     return operations.report(seen, interrupted, wish, actions.applied_table)

@@ -138,7 +138,7 @@ def _print_rows(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> 
         for row in rows:
             alike[tuple((key, _cell(value)) for key, value in row.items())].append(host)
     columns = list(dict.fromkeys(key for row in alike for key, _ in row))
-    print(f"{name}:")
+    print(f"{output.printable(name)}:")
     output.table(
         ("HOSTS", *(output.printable(c).upper() for c in columns)),
         [(output.fold(set(hosts)), *(dict(row).get(c, "") for c in columns)) for row, hosts in alike.items()],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,17 +20,26 @@ SEVERITIES = ("critical", "warning", "notice")
 FOLD_ABOVE = 30
 # Characters: wider than any row, for a program that reads lines.
 _UNWRAPPED = 100_000
+# What JSON leaves as it is, and a terminal obeys: DEL, C1, and the marks that turn the direction of text.
+_STEERING = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def print_json(document: object) -> None:
     """One document on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(_json(document, indent=2) + "\n")
 
 
 def print_json_line(document: object) -> None:
     """One object as a line on stdout, at once."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.write(_json(document) + "\n")
     sys.stdout.flush()
+
+
+def _json(document: object, indent: int | None = None) -> str:
+    """Letters as they are; what could steer a terminal, as hosts may tell it, as escapes: the same JSON values."""
+    return _STEERING.sub(
+        lambda found: f"\\u{ord(found[0]):04x}", json.dumps(document, indent=indent, ensure_ascii=False)
+    )
 
 
 def say(text: str) -> None:

@@ -135,7 +135,7 @@ class _Shown:
         self.close()
         if is_first:
             output.say(f"{seen.run.id}: {seen.run.runbook} version {seen.run.version} on {seen.run.hosts}")
-        for note in filter(None, seen.note.split("; ")):
+        for note in filter(None, seen.note.split("\n")):
             output.say(output.printable(note))
         if seen.run.wish and seen.run.state not in _ENDED:
             output.say(f"{seen.run.wished_by} wants: {seen.run.wish}")

@@ -187,7 +187,7 @@ async def _show(control: "ControlStub", run_id: str, json: bool) -> int:
     for move in found.moves:
         for line in runbook_follow.move_lines(move):
             print(line)
-    for note in filter(None, found.note.split("; ")):
+    for note in filter(None, found.note.split("\n")):
         output.say(output.printable(note))
     return session.OK
 

@@ -47,7 +47,7 @@ class RemediationCalls:
         """Do what was planned."""
         wish = wire.wish(request.options, operator_of(context))
         run = self._engine.remediations.apply(
-            wish, request.plan_operation_id, without_evidence=request.without_evidence
+            wish, request.plan_operation_id, without_evidence=request.without_evidence, run_id=request.run_id
         )
         async for news in run:
             yield wire.event(news)
@@ -58,5 +58,5 @@ class RemediationCalls:
     ) -> AsyncIterator[control_pb2.OperationEvent]:
         """Take back."""
         wish = wire.wish(request.options, operator_of(context))
-        async for news in self._engine.remediations.undo(wish, request.operation_id):
+        async for news in self._engine.remediations.undo(wish, request.operation_id, run_id=request.run_id):
             yield wire.event(news)

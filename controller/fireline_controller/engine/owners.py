@@ -25,7 +25,7 @@ class Owners:
 
     def __init__(self, folder: Path, *, is_shared: bool) -> None:
         self._folder = folder
-        self._is_shared = is_shared
+        self.is_shared = is_shared
 
     def hold(self, operation_id: str) -> int:
         """Own an operation that is not on record yet; what `release` wants to have.
@@ -58,7 +58,7 @@ class Owners:
         try:
             held = os.open(self._path(operation_id), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            yield not self._is_shared
+            yield not self.is_shared
             return
         try:
             is_lost = _locked(held)

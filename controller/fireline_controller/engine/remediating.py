@@ -118,7 +118,8 @@ class HostAction:
         outcome = await self._carried_out(
             command, lambda asked: self._subject.client.undo_action(asked, applied, idle_s=idle_s)
         )
-        if outcome.reason == "not_found":  # it was cut off before the host heard of it
+        is_known = self._report.can_undo or self._report.changes_done
+        if outcome.reason == "not_found" and not is_known:  # it was cut off before the host heard of it
             return replace(
                 outcome, outcome=Outcome.OK, reason="", detail="nothing was done there: nothing to take back"
             )

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from fireline_controller import targets
-from fireline_controller.engine import remediating, safeguard, settling
+from fireline_controller.engine import by_hand, remediating, safeguard, settling
 from fireline_controller.engine import remediation_entries as entries
 from fireline_controller.engine.approvals import Approvals
 from fireline_controller.engine.collect import Rooms
@@ -68,6 +68,11 @@ class _Plan:
         return max((self.spec.risk, *(Risk(r.risk) for r in self.reports.values())), key=order.index)
 
     @property
+    def risks(self) -> list[str]:
+        """All that were named, ours too: who says a graver one takes no host out of the rules for the lesser ones."""
+        return _risks(self.spec, self.reports)
+
+    @property
     def evidence(self) -> Mapping[str, Mapping[str, Any]]:
         """The collectors that keep what it would destroy, with what each is told."""
         return self.spec.evidence_orders(next(iter(self.reports.values())).params)
@@ -84,6 +89,7 @@ class _Plan:
         return {
             "action": self.spec.name,
             "risk": str(self.risk),
+            "actions": {self.spec.name: self.risks},
             "params": dict(first.params),
             "plans_sha256": hashlib.sha256(bound.encode()).hexdigest(),
         }
@@ -162,7 +168,7 @@ class Remediations:
             yield news
 
     async def apply(
-        self, wish: Wish, plan_operation_id: str, *, without_evidence: str = "", owner: str = ""
+        self, wish: Wish, plan_operation_id: str, *, without_evidence: str = "", run_id: str = ""
     ) -> AsyncIterator[News]:
         """Do what was planned, on the hosts that could be planned, and nothing else; each host proves it afterwards.
 
@@ -170,12 +176,13 @@ class Remediations:
             wish: whose and why; its target counts for `retry_of` only.
             plan_operation_id: of the plan.
             without_evidence: why it may destroy what no sealed evidence keeps.
-            owner: who holds the locks of the hosts already, such as a run; they stay held.
+            run_id: the run that has this done by hand now; the hosts stay under its locks.
 
         Raises:
             NotFound: there is no such plan.
             EmptyTarget: it could be made on no host.
-            PolicyError: no reason; it only reads; no_evidence (I3); approval is needed; host_locked; or as `run` says.
+            PolicyError: no reason; it only reads; no_evidence (I3); approval is needed; host_locked; the run has
+                nothing done by hand now; or as `run` says.
             FirelineError: nothing was sent: a missing confirmation, the store.
         """
         _require_reason(wish, "apply")
@@ -195,7 +202,7 @@ class Remediations:
             note = None
             if waived:
                 note = entries.without_evidence(wish, plan.spec.name, waived, without_evidence, self._rooms.now())
-            return self._locking(permit, target, wish, owner=owner, what=summary, waived=note)
+            return self._locking(permit, target, wish, run_id=run_id, what=summary, waived=note)
 
         async def work(running: Running, host: Host) -> HostOutcome:
             request_id = _request_id(host.name, running, chain)
@@ -205,19 +212,21 @@ class Remediations:
             **plan.parameters(sorted(plan.reports)),
             "plan_operation": plan_operation_id,
             "without_evidence": without_evidence,
+            "run": run_id,
             "request": wish.request_id,
         }
         run = self._operations.run("remediate", whole, work, commands_only=False, parameters=parameters, ask=ask)
         async for news in run:
             yield news
 
-    async def undo(self, wish: Wish, operation_id: str, *, owner: str = "") -> AsyncIterator[News]:
+    async def undo(self, wish: Wish, operation_id: str, *, run_id: str = "") -> AsyncIterator[News]:
         """Take back what an application did, on each host the last change first.
 
         Raises:
             NotFound: there is no such application.
             EmptyTarget: nothing of it can be taken back.
-            PolicyError: no reason; approval is needed; host_locked; or as `run` says.
+            PolicyError: no reason; approval is needed; host_locked; the run has nothing done by hand now; or as `run`
+                says.
             FirelineError: nothing was sent: a missing confirmation, the store.
         """
         _require_reason(wish, "undo")
@@ -229,12 +238,12 @@ class Remediations:
         whole = wish if wish.target.retry_of else await self._addressed(wish, reports)
         chain = await self._rooms.store.read(lambda tx: _chain(tx, wish))
         first = next(iter(reports.values()))
-        parameters = {"undo": operation_id, "action": first.action, "risk": first.risk}
+        parameters = {"undo": operation_id, "actions": {first.action: _risks(_spec(first.action), reports)}}
 
         async def ask(target: Target) -> Permit:
             summary = f"take back {first.action} of {operation_id} on {target.folded}"
             permit = await self._approvals.require("remediate", target, parameters, wish, summary=summary)
-            return self._locking(permit, target, wish, owner=owner, what=summary)
+            return self._locking(permit, target, wish, run_id=run_id, what=summary)
 
         async def work(running: Running, host: Host) -> HostOutcome:
             request_id = _request_id(host.name, running, chain)
@@ -245,7 +254,7 @@ class Remediations:
             whole,
             work,
             commands_only=False,
-            parameters={**parameters, "request": wish.request_id},
+            parameters={**parameters, "request": wish.request_id, "run": run_id},
             ask=ask,
         )
         async for news in run:
@@ -303,7 +312,7 @@ class Remediations:
         raise PolicyError(message, reason="no_evidence")
 
     def _locking(
-        self, permit: Permit, target: Target, wish: Wish, *, owner: str, what: str, waived: Entry | None = None
+        self, permit: Permit, target: Target, wish: Wish, *, run_id: str, what: str, waived: Entry | None = None
     ) -> Permit:
         lasts = timedelta(seconds=wish.overall_deadline_s or self._rooms.settings.fanout.overall_deadline_s)
         return _Locking(
@@ -312,7 +321,7 @@ class Remediations:
             permit.broken,
             permit.check,
             locks=self._locks,
-            holder=Holder(owner, wish.operator, what),
+            holder=Holder(run_id, wish.operator, what),
             hosts=target.hosts,
             lasts=lasts + _LOCK_SPARE,
             waived=waived,
@@ -323,7 +332,8 @@ class Remediations:
 class _Locking(Permit):
     """Leave that also locks the hosts, in the very transaction that puts the operation on record, until its end is.
 
-    The holder without an owner is the operation itself. `waived` says on record that evidence is done without.
+    The holder without an owner is the operation itself; with one, that is a run which has it done by hand. `waived`
+    says on record that evidence is done without.
     """
 
     locks: Locks
@@ -336,11 +346,13 @@ class _Locking(Permit):
         """See Permit.
 
         Raises:
-            PolicyError: host_locked, too.
+            PolicyError: host_locked, too; or the run has nothing done by hand now.
         """
-        holder = replace(self.holder, owner=self.holder.owner or used_by)
-        if in_the_way := self.locks.taken(tx, holder, self.hosts, self.lasts):
-            raise PolicyError(f"{in_words(in_the_way)}; nothing was done: try again after that", reason="host_locked")
+        if run_id := self.holder.owner:
+            by_hand.require(tx, run_id, self.hosts, but=used_by)
+        elif in_the_way := self.locks.taken(tx, replace(self.holder, owner=used_by), self.hosts, self.lasts):
+            advice = by_hand.advice(tx, in_the_way[0].owner) or "try again after that"
+            raise PolicyError(f"{in_words(in_the_way)}; nothing was done: {advice}", reason="host_locked")
         super().spend(tx, used_by=used_by, at=at)
         if self.waived is not None:
             tx.append(replace(self.waived, at=at, operation_id=used_by))
@@ -355,6 +367,10 @@ def _spec(name: str) -> ActionSpec:
     if name not in catalogue():
         raise NotFound(f"there is no action {name[:100]!r}; {nearest(name[:100], catalogue())}")
     return catalogue()[name]
+
+
+def _risks(spec: ActionSpec, reports: Mapping[str, ActionReport]) -> list[str]:
+    return sorted({str(spec.risk), *(report.risk for report in reports.values())})
 
 
 def _require_fitting(spec: ActionSpec, call: ActionCall) -> None:

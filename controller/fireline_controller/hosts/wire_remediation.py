@@ -1,6 +1,7 @@
 """Actions to wire and back. All that comes in was said by an agent: sizes, numbers and texts are checked (I8)."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
@@ -20,7 +21,7 @@ from fireline_wire.v1 import remediation_pb2
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_CHANGES: Final = 200
-_MAX_NUMBER: Final = (1 << 63) - 1  # what a store and a journal take
+_MAX_NUMBER: Final = (1 << 53) - 1  # what a journal takes: RFC 8785, section 3.2.2.3
 _MAX_DEPTH: Final = 20  # of a result's lists and objects
 
 
@@ -88,7 +89,7 @@ def result(said: str, *, host: str) -> Mapping[str, Any]:
     if len(said) > MAX_RESULT_BYTES:
         raise failures.bad_data(host, f"its result has {len(said)} characters: at most {MAX_RESULT_BYTES} are allowed")
     try:
-        found = json.loads(said or "{}", parse_constant=_refuse)
+        found = json.loads(said or "{}", parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or _depth(found) > _MAX_DEPTH:
@@ -126,6 +127,12 @@ def _number(said: int, host: str) -> int:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(number: str) -> float:
+    """What is too large for a float would be infinite, which is no JSON when it is written again."""
+    found = float(number)
+    return found if math.isfinite(found) else _refuse(number)
 
 
 def _depth(value: Any) -> int:

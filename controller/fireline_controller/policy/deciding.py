@@ -1,6 +1,6 @@
 """Whether a command may be done, and whose word on it counts."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
 
@@ -34,12 +34,15 @@ def _binds(rule: Rule, proposal: Proposal, around: Circumstances) -> bool:
 
 
 def _is_such(rule: Rule, proposal: Proposal) -> bool:
-    """Whether an action on hosts is of the kind that a rule is for."""
-    if proposal.action != "remediate":
+    """Whether one of the actions that a command may do is of the kind that a rule is for.
+
+    Its parameter `actions` has their names with the risks of each. One that doesn't say them may be of every kind.
+    """
+    actions: Mapping[str, Collection[str]] | None = proposal.parameters.get("actions")
+    if proposal.action != "remediate" or not (rule.named or rule.risks) or actions is None:
         return True
-    risk, name = str(proposal.parameters.get("risk", "")), str(proposal.parameters.get("action", ""))
-    is_named = not rule.named or any(fnmatchcase(name, pattern) for pattern in rule.named)
-    return is_named and (not rule.risks or risk in rule.risks)
+    named = [risks for name, risks in actions.items() if any(fnmatchcase(name, p) for p in rule.named or ("*",))]
+    return any(not rule.risks or not frozenset(rule.risks).isdisjoint(risks) for risks in named)
 
 
 def _counted(rule: Rule, proposal: Proposal, around: Circumstances) -> frozenset[str]:

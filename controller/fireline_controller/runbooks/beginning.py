@@ -34,7 +34,7 @@ def _chosen(step: Step, ground: Ground, host: str) -> tuple[HostEnd | None, Mapp
     """Why a host has no part in the step, if so; and its parameters."""
     if why := _unproved(step, ground, host):
         return HostEnd(host, Outcome.DENIED, why, "no_evidence"), {}
-    if before := _lost(step, ground, host):
+    if step not in ground.runbook.finally_ and (before := lost_in(ground, host, but=step.id)):
         return HostEnd(host, Outcome.SKIPPED, f"failed in step {before}", "failed_before"), {}
     known = variables(ground, host)
     if step.when and not ground.expressions.holds(step.id, step.when, known):
@@ -63,12 +63,10 @@ def _kept_by(step: Step, ground: Ground) -> tuple[str, ...]:
     return own or tuple(captures)
 
 
-def _lost(step: Step, ground: Ground, host: str) -> str:
-    """The step before in which the host failed, though few enough hosts did for the run to go on; empty for none."""
-    if step in ground.runbook.finally_:
-        return ""
-    for before, ends in ground.outcomes.items():
-        is_tolerated = ground.steps[before].on_failure in (OnFailure.CONTINUE, OnFailure.GOTO)
-        if before != step.id and not is_tolerated and host in ends and is_bad(ends[host]):
-            return before
+def lost_in(ground: Ground, host: str, *, but: str = "") -> str:
+    """The step in which the host failed for good, though few enough hosts did for the run to go on; empty for none."""
+    for step, ends in ground.outcomes.items():
+        is_tolerated = ground.steps[step].on_failure in (OnFailure.CONTINUE, OnFailure.GOTO)
+        if step != but and not is_tolerated and host in ends and is_bad(ends[host]):
+            return step
     return ""

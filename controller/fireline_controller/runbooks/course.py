@@ -6,10 +6,13 @@ doubt, and never done under another name (I2). Leaves to others: one step from i
 back (unwinding).
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fireline_controller import targets
 from fireline_controller.model import Outcome
+from fireline_controller.runbooks.beginning import lost_in
 from fireline_controller.runbooks.ground import Ground, within
 from fireline_controller.runbooks.model import OnFailure, Parallel, Step
 from fireline_controller.runbooks.record import Ended, Move, Part, RunState, RunWish, Taken
@@ -169,7 +172,20 @@ def _ended(ground: Ground, main: Verdict, last: Verdict) -> Ended:
     if last.why:
         why.append(f"finally: {last.why}")
     state = last.state if main.state is RunState.SUCCEEDED else main.state
+    if main.state is RunState.SUCCEEDED and (lost := _lost(ground)):
+        why.append("; ".join(f"not done on {targets.fold(hosts)}, lost in step {step}" for step, hosts in lost.items()))
+        everywhere = {host for hosts in ground.hosts.values() for host in hosts}
+        state = RunState.FAILED if everywhere.issubset(itertools.chain(*lost.values())) else state
     return Ended(state, "; ".join(why))
+
+
+def _lost(ground: Ground) -> Mapping[str, list[str]]:
+    """By step the hosts that failed in it and had no part in what came after, though the run went on without them."""
+    found: dict[str, list[str]] = {}
+    for host in sorted({host for hosts in ground.hosts.values() for host in hosts}):
+        if step := lost_in(ground, host):
+            found.setdefault(step, []).append(host)
+    return found
 
 
 def progress(record: tuple[Taken, ...]) -> Mapping[str, Mapping[str, Outcome]]:

@@ -16,6 +16,7 @@ from fireline_wire.actions import Kind, nearest
 
 MAX_BYTES: Final = 2048  # of one expression; nobody can read more, and the engine need not
 MAX_ITEMS: Final = 9_999  # of a list: the engine takes fewer than 10,000 steps
+_MAX_NUMBER: Final = (1 << 53) - 1  # RFC 8785, section 3.2.2.3
 LABELS: Final = "labels"  # the kind of `host.labels`: texts by name
 
 # Dotted names and their kinds: those of `fireline_wire.actions.Kind`, or LABELS.
@@ -136,7 +137,7 @@ def fill(given: Mapping[str, Any], scope: Scope, values: Mapping[str, Any]) -> d
     """Parameters with the value of each `${EXPRESSION}`, in lists too; one whose value is empty or null is left out.
 
     Raises:
-        ExpressionError: as `evaluate`.
+        ExpressionError: as `evaluate`; or a number is too large for the record.
     """
     filled = {name: _filled(value, scope, values) for name, value in given.items()}
     return {name: value for name, value in filled.items() if value not in (None, "")}
@@ -146,7 +147,14 @@ def _filled(value: Any, scope: Scope, values: Mapping[str, Any]) -> Any:
     if isinstance(value, list | tuple):
         return [_filled(item, scope, values) for item in value]
     text = embedded(value)
-    return value if text is None else evaluate(text, scope, values)
+    return value if text is None else _recordable(text, evaluate(text, scope, values))
+
+
+def _recordable(text: str, value: Any) -> Any:
+    """A host may tell any number; the journal, where parameters go, takes only those that every reader reads alike."""
+    if isinstance(value, int | float) and not abs(value) <= _MAX_NUMBER:
+        raise ExpressionError(f"{_short(text)!r} is {value}: wanted a number within ±{_MAX_NUMBER}")
+    return value
 
 
 def _frozen(scope: Scope) -> tuple[tuple[str, str], ...]:

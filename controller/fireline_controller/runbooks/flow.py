@@ -93,7 +93,7 @@ def _evidence_for(examined: Examined, capture: Step, step: Step | None, wanted: 
     if spec and not spec.evidence:
         return f"{spec.name} destroys nothing that a collector keeps: leave it out"
     scope = scopes.of_preconditions(examined.runbook.params)
-    for text in conditions_in(step.do):
+    for text in _embedded(step.do, spec.evidence_takes if spec else frozenset(step.do.given)):
         try:
             expressions.check(text, scope)
         except ExpressionError:
@@ -103,9 +103,10 @@ def _evidence_for(examined: Examined, capture: Step, step: Step | None, wanted: 
     return ""
 
 
-def conditions_in(call: ActionCall) -> Iterator[str]:
-    """Every expression among an action's parameters."""
-    for value in call.given.values():
+def _embedded(call: ActionCall, names: frozenset[str]) -> Iterator[str]:
+    """Every expression among these parameters of an action."""
+    for name in names & call.given.keys():
+        value = call.given[name]
         for item in value if isinstance(value, list) else (value,):
             text = expressions.embedded(item)
             if text is not None:

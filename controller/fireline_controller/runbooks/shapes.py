@@ -17,7 +17,7 @@ MAX_STEPS: Final = 200  # in one list: a run is followed by people
 
 # What a step does: exactly one of them. `isolate` and `release` take the part of the host, `host` for all of it.
 DEEDS: Final = ("action", "capture", "isolate", "release", "manual", "parallel")
-AREAS: Final = ("service", "database", "storage", "network", "memory", "security", "containers")
+AREAS: Final = ("service", "database", "connections", "storage", "network", "memory", "security", "containers")
 # In expressions `steps.ID` would not parse with one of these.
 _RESERVED: Final = frozenset({"in", "true", "false", "null"})
 _DURATION: Final = Parameter("", Kind.DURATION, "", least=1, most=30 * 86400)
@@ -270,9 +270,9 @@ class MetadataShape(_Shape):
     )
     alerts: list[Line] = Field(default_factory=list, max_length=100, description="names of alerts that suggest it")
     findings: list[Line] = Field(default_factory=list, max_length=100, description="codes of findings that suggest it")
-    areas: list[Literal["service", "database", "storage", "network", "memory", "security", "containers"]] = Field(
-        default_factory=list, max_length=len(AREAS), description="what is affected where it helps"
-    )
+    areas: list[
+        Literal["service", "database", "connections", "storage", "network", "memory", "security", "containers"]
+    ] = Field(default_factory=list, max_length=len(AREAS), description="what is affected where it helps")
     reviewed: str = Field("", pattern=r"^(\d{4}-\d\d-\d\d)?$", description="the day of the last review, as 2026-11-01")
 
 

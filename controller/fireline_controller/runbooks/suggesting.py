@@ -24,7 +24,8 @@ _SHOWN_HOSTS: Final = 5
 
 # What people and alerts call an affected part; the first that is found in a text counts, once for each part.
 _WORDS: Final = {
-    "database": r"database|postgres\w*|pg_\w+|mysql\w*|mariadb|sql|replica\w*|connection pool|deadlock\w*",
+    "database": r"database|postgres\w*|pg_\w+|mysql\w*|mariadb|sql|replica\w*|deadlock\w*|locks",
+    "connections": r"connection pool|pool exhausted|too many (?:clients|connections)|connections? (?:exhausted|high)",
     "storage": r"disks?|storage|space|inodes?|file ?systems?|volumes?|enospc",
     "network": r"networks?|dns|latency|packets?|unreachable|routes?|routing|links?",
     "memory": r"memory|oom|swap\w*|leaks?|leaking",

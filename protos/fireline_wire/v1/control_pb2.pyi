@@ -1179,9 +1179,12 @@ class ApplyPlanRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     PLAN_OPERATION_ID_FIELD_NUMBER: _builtins.int
     WITHOUT_EVIDENCE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     plan_operation_id: _builtins.str
     without_evidence: _builtins.str
     """Why it may destroy what no sealed evidence keeps; empty: it may not (I3)."""
+    run_id: _builtins.str
+    """The run that has this done by hand now, whose locks the hosts are under; empty: none."""
     @_builtins.property
     def options(self) -> Global___OperationOptions:
         """Its target is not looked at, but for `retry_of`: the hosts are the plan's."""
@@ -1192,10 +1195,11 @@ class ApplyPlanRequest(_message.Message):
         options: Global___OperationOptions | None = ...,
         plan_operation_id: _builtins.str = ...,
         without_evidence: _builtins.str = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "plan_operation_id", b"plan_operation_id", "without_evidence", b"without_evidence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "plan_operation_id", b"plan_operation_id", "run_id", b"run_id", "without_evidence", b"without_evidence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1207,8 +1211,11 @@ class UndoActionsRequest(_message.Message):
 
     OPTIONS_FIELD_NUMBER: _builtins.int
     OPERATION_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     operation_id: _builtins.str
     """The operation that applied."""
+    run_id: _builtins.str
+    """As of ApplyPlanRequest."""
     @_builtins.property
     def options(self) -> Global___OperationOptions:
         """Its target is not looked at: the hosts are those of the application."""
@@ -1218,10 +1225,11 @@ class UndoActionsRequest(_message.Message):
         *,
         options: Global___OperationOptions | None = ...,
         operation_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "options", b"options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation_id", b"operation_id", "options", b"options", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -122,6 +122,39 @@ async def test_an_undo_is_done_once_and_by_its_own_record(tmp_path: Path) -> Non
         assert (await refusal(calls.stub.Undo(request))).reason == "not_found"
 
 
+async def test_nothing_is_taken_back_twice_at_once(tmp_path: Path) -> None:
+    """While one undo of an application is in work, another is refused, whatever its request id."""
+    async with actions(tmp_path) as (_, calls):
+        await calls.applied("a", (await calls.plan()).plan_sha256)
+        first, second = (
+            pb.UndoActionRequest(context=context(name), applied_request_id="a") for name in ("first", "second")
+        )
+
+        undoing = aiter(calls.stub.Undo(first, timeout=20))
+        accepted = await anext(undoing)
+        refused = await refusal(calls.stub.Undo(second, timeout=20))
+        ended = [event async for event in undoing][-1].ended
+
+        assert accepted.accepted.request_id == "first"
+        assert (refused.reason, ended.status) == ("busy", pb.ACTION_STATUS_OK)
+        assert "is being taken back already" in refused.message
+
+
+async def test_a_broken_record_keeps_no_agent_from_starting(tmp_path: Path) -> None:
+    """The host can still be asked, and isolated, and act: what the record held is told as not known."""
+    async with actions(tmp_path) as (made, calls):
+        await calls.applied("a", (await calls.plan()).plan_sha256)
+        await made.kill()
+        [record] = (tmp_path / "state/remediations").glob("*/record")
+        record.write_bytes(b'{"event":"star\n')
+        await made.start()
+        async with made.controller() as controller:
+            calls = Actions(controller, calls.path)
+            calls.path.write_bytes(b"another")
+
+            assert (await calls.plan()).change_count == 1
+
+
 async def test_a_refusal_is_remembered_as_one(tmp_path: Path) -> None:
     """A plan that is another one now: nothing is done, and the same id gets the same refusal."""
     async with actions(tmp_path) as (_, calls):

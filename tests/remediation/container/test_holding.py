@@ -171,7 +171,7 @@ def test_states_are_told_with_what_each_needs(stage: Stage) -> None:
     stage.until_state("shop-db-1", "exited")
     plan = stage.rehearse(states.ACTION).plan()
 
-    assert plan.summary == "2 containers: 1 exited, 1 running; 0 unhealthy"
+    assert plan.summary == "2 containers: 1 exited, 1 running; 0 unhealthy; to look at: shop-db-1"
     rows = [(row["name"], row["state"], row["needs"], row["exit_code"]) for row in plan.result["containers"]]
     assert rows == [("shop-db-1", "exited", [], 4), ("shop-web-1", "running", ["db"], 0)]
 

@@ -86,6 +86,20 @@ def test_a_job_that_ended_well_is_not_run_again(stage: Stage) -> None:
     assert stage.state("job")["Status"] == "exited"
 
 
+def test_a_container_may_be_named_by_its_service_where_that_has_one(stage: Stage) -> None:
+    """As people and other actions name it; of several none is chosen for them."""
+    service = "com.docker.compose.service"
+    stage.run("shop-db-1", labels={service: "db"})
+    stage.run("shop-web-1", labels={service: "web"})
+    stage.run("shop-web-2", labels={service: "web"})
+
+    plan = stage.rehearse(restart.ACTION, container="db").plan()
+    with pytest.raises(ActionError, match="no container of 3 is container web"):
+        stage.rehearse(restart.ACTION, container="web").plan()
+
+    assert [change.data["name"] for change in plan.changes] == ["shop-db-1"]
+
+
 def test_nothing_is_selected_by_a_label_nobody_has(stage: Stage) -> None:
     """The message names what was looked for and what comes near."""
     stage.run("web", labels={"tier": "critical"})

@@ -20,7 +20,7 @@ DEPENDS_ON: Final = "com.docker.compose.depends_on"
 REPLACES: Final = "fireline.replaces"  # the id of the container that another was made instead of
 PUT_ASIDE: Final = ".fireline-old"  # in the name of that container
 
-CONTAINER: Final = Parameter("container", Kind.TEXT, "one container, by its name or the head of its id")
+CONTAINER: Final = Parameter("container", Kind.TEXT, "one container: by name, head of its id, or Compose service")
 LABEL: Final = Parameter("label", Kind.TEXT, "containers with a label: KEY, or KEY=VALUE")
 SERVICE_NAME: Final = Parameter("service", Kind.TEXT, "containers of a Compose service")
 PROJECT_NAME: Final = Parameter("project", Kind.TEXT, "containers of a Compose project")
@@ -132,13 +132,22 @@ def inspected(engine: Engine, params: Mapping[str, Any], *, is_all_allowed: bool
     if not asked and not is_all_allowed:
         raise ActionError("name the containers: container, label, service or project", reason="refused")
     listed = [entry for entry in engine.containers() if isinstance(entry, dict) and is_id(entry.get("Id"))]
-    chosen = [entry for entry in listed if matches(entry, asked)]
+    chosen = [entry for entry in listed if matches(entry, asked)] or _only_one_of_service(listed, asked)
     if not chosen and asked:
         raise ActionError(_not_found(asked, listed), reason="not_found")
     if len(chosen) > _MOST:
         raise ActionError(f"wanted at most {_MOST} containers at once, found {len(chosen)}; select fewer")
     answers = [engine.inspect(entry["Id"]) for entry in sorted(chosen, key=_listed_name)]
     return without_put_aside(answers, listed)
+
+
+def _only_one_of_service(listed: Iterable[Mapping[str, Any]], asked: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """The container whose service was named instead of itself, as everywhere else; none where it has several."""
+    if "container" not in asked:
+        return []
+    others = {name: value for name, value in asked.items() if name != "container"}
+    found = [entry for entry in listed if matches(entry, {"service": asked["container"], **others})]
+    return found if len(found) == 1 else []
 
 
 def matches(listed: Mapping[str, Any], asked: Mapping[str, str]) -> bool:

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from fireline_agent.hands.printable import printable
 from fireline_agent.remediation.action import Action, Plan
 from fireline_agent.remediation.container.failing import gather
 from fireline_agent.remediation.container.selection import SELECTORS, Container
 from fireline_wire.actions import ActionSpec, Kind, Result, Risk
+
+_NAMED: Final = 5  # of those that are not well, in one line
 
 
 def plan(facts: Mapping[str, Any], _params: Mapping[str, Any]) -> Plan:
@@ -29,7 +31,10 @@ def plan(facts: Mapping[str, Any], _params: Mapping[str, Any]) -> Plan:
     states = Counter(container.state for container, _ in found)
     unhealthy = sum(container.health == "unhealthy" for container, _ in found)
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
-    summary = f"{len(rows)} containers: {told}; {unhealthy} unhealthy"
+    summary = f"{len(rows)} container{'s' * (len(rows) != 1)}: {told}; {unhealthy} unhealthy"
+    if unwell := sorted(container.title for container, _ in found if not is_well(container)):
+        more = f" and {len(unwell) - _NAMED} more" if len(unwell) > _NAMED else ""
+        summary += f"; to look at: {', '.join(unwell[:_NAMED])}{more}"
     return Plan(summary, result={"containers": rows, "count": len(rows), "unhealthy": unhealthy})
 
 

@@ -34,7 +34,7 @@ def _verify(tools: Tools, plan: Plan, params: Params) -> Verified:
 ACTION = Action(
     ActionSpec(
         "disk.clean_logs",
-        "Remove old logs below named folders, by age and name; empty those that a process has open.",
+        "Remove old logs below named folders, by age and name; empty those that a process has open",
         Risk.DESTRUCTIVE,
         parameters=(
             Parameter("roots", Kind.PATHS, "Folders that hold the logs; nothing outside is touched.", is_required=True),

@@ -37,7 +37,7 @@ def _verify(tools: Tools, plan: Plan, params: Params) -> Verified:
 ACTION = Action(
     ActionSpec(
         "disk.clean_temp",
-        "Remove old temporary files, and folders that are left empty; never what is in use.",
+        "Remove old temporary files, and folders that are left empty; never what is in use",
         Risk.DESTRUCTIVE,
         parameters=(
             Parameter("roots", Kind.PATHS, "Folders for temporary files.", ["/tmp", "/var/tmp"]),  # noqa: S108 -- named, not used

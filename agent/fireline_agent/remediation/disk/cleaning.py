@@ -48,7 +48,7 @@ def gather(tools: Tools, roots: Sequence[str], rules: Rules) -> Facts:
         ActionError: a root may not be cleaned, or is no folder.
     """
     ground.check_patterns(rules.patterns)
-    ground.check(roots, state=tools.roots.state, allows_path=tools.allows_path)
+    ground.check(roots, state=tools.roots.state.resolve(), allows_path=tools.allows_path)
     look = _look(tools)
     found = [_selected(root, rules, look) for root in roots]
     return {

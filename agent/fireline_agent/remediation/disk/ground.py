@@ -18,7 +18,7 @@ _WHOLLY: Final = (
 
 
 def check(roots: Sequence[str], *, state: Path, allows_path: Callable[[str], bool]) -> None:
-    """Let the roots pass.
+    """Let the roots pass. `state`: the agent's own folder, its real path, as roots are only taken by theirs.
 
     Raises:
         ActionError: one is too wide, the agent's own, another's part, or forbidden by the host's policy.

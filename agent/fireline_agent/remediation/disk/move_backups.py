@@ -27,7 +27,7 @@ _MAX_FILES: Final = 10_000
 def _gather(tools: Tools, params: Params) -> Facts:
     source, target = params["source"], params["destination"]
     ground.check_patterns(params["patterns"])
-    ground.check([source], state=tools.roots.state, allows_path=tools.allows_path)
+    ground.check([source], state=tools.roots.state.resolve(), allows_path=tools.allows_path)
     if not tools.allows_path(target):
         raise ActionError(f"{target}: this host's policy does not let actions write there", reason="denied")
     held = holders.held(tools.roots.proc)
@@ -165,7 +165,7 @@ def _undo(tools: Tools, change: Change, kept: Mapping[str, Any]) -> str:
 ACTION = Action(
     ActionSpec(
         "disk.move_backups",
-        "Move backups to other storage: copied, compared by hash, and only then removed here.",
+        "Move backups to other storage: copied, compared by hash, and only then removed here",
         Risk.REVERSIBLE,
         parameters=(
             Parameter("source", Kind.PATH, "Folder that holds the backups; folders in it stay.", is_required=True),

@@ -39,10 +39,13 @@ class Attributes:
 
     def give(self, descriptor: int) -> None:
         """As far as the file system knows owners and modes."""
-        with suppress(PermissionError):
+        mode = self.mode
+        try:
             os.fchown(descriptor, self.uid, self.gid)
+        except PermissionError:
+            mode &= 0o777  # another's setuid program must not become ours
         with suppress(PermissionError):
-            os.fchmod(descriptor, self.mode)
+            os.fchmod(descriptor, mode)
         os.utime(descriptor, ns=(self.atime_ns, self.mtime_ns))
 
 

@@ -13,7 +13,7 @@ _DAY_S = 86400
 def _gather(tools: Tools, params: Params) -> Facts:
     name = schedules.checked_name(params["name"])
     ground.check_patterns(params["patterns"])
-    ground.check(params["roots"], state=tools.roots.state, allows_path=tools.allows_path)
+    ground.check(params["roots"], state=tools.roots.state.resolve(), allows_path=tools.allows_path)
     systemd = schedules.has_systemd(tools)
     return {
         "systemd": systemd,
@@ -70,7 +70,7 @@ def _undo(tools: Tools, change: Change, _kept: Mapping[str, Any]) -> str:
 ACTION = Action(
     ActionSpec(
         "disk.schedule_cleanup",
-        "Have this host clean logs or temporary files by itself, by a timer of systemd or by cron.",
+        "Have this host clean logs or temporary files by itself, by a timer of systemd or by cron",
         Risk.DESTRUCTIVE,
         parameters=(
             Parameter("name", Kind.TEXT, "What the schedule is called: a-z, 0-9, '-'.", is_required=True),

@@ -47,7 +47,7 @@ def _undo(tools: Tools, change: Change, _kept: Mapping[str, Any]) -> str:
 ACTION = Action(
     ActionSpec(
         "disk.unschedule_cleanup",
-        "Take a recurring clean-up away.",
+        "Take a recurring clean-up away",
         Risk.REVERSIBLE,
         parameters=(Parameter("name", Kind.TEXT, "What the schedule is called.", is_required=True),),
         undo="puts the schedule back",

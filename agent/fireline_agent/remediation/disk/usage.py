@@ -15,6 +15,12 @@ _PATH_LETTERS: Final = 500
 
 
 def _gather(tools: Tools, params: Params) -> Facts:
+    for root in params["roots"]:
+        if not tools.allows_reading(root):
+            raise ActionError(
+                f"{printable(root)}: this host's policy does not allow it to be read (`paths`); name others",
+                reason="denied",
+            )
     mounts = tree.mount_points(tools.roots.proc)
     return {
         "filesystems": list(_filesystems(tools)),
@@ -94,7 +100,7 @@ def _warnings(facts: Facts) -> Iterator[str]:
 ACTION = Action(
     ActionSpec(
         "disk.usage",
-        "Who fills which disk: space and inodes, largest folders and files, deleted files that are still open.",
+        "Show who fills which disk: space and inodes, largest folders and files, deleted files that are still open",
         Risk.READ,
         parameters=(
             Parameter("roots", Kind.PATHS, "Folders to look through; each on its own file system only.", ["/"]),

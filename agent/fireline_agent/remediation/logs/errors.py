@@ -89,7 +89,7 @@ def _plan(facts: Facts, params: Params) -> Plan:
 ACTION: Final = Action(
     ActionSpec(
         "logs.errors",
-        "how many lines hold an error, by hour and log",
+        "Count lines that hold an error, by hour and log",
         Risk.READ,
         (
             *sources.PARAMETERS,

@@ -50,7 +50,7 @@ def _summary(facts: Facts, params: Params) -> str:
 ACTION: Final = Action(
     ActionSpec(
         "logs.response_times",
-        "average, P50, P95 and P99 by nearest rank of a value that stands in logs",
+        "Work out average, P50, P95 and P99 (nearest rank) of a value that stands in logs",
         Risk.READ,
         (
             *sources.PARAMETERS,

@@ -155,7 +155,7 @@ def _plan(facts: Facts, params: Params) -> Plan:
 ACTION: Final = Action(
     ActionSpec(
         "logs.search",
-        "lines of logs that hold a text or fit an expression, with the lines around them; secrets in them are masked",
+        "Find lines of logs that hold a text or fit an expression, with the lines around; secrets in them are masked",
         Risk.READ,
         (
             *sources.PARAMETERS,

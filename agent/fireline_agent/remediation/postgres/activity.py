@@ -27,7 +27,7 @@ def _plan(facts: Facts, params: Params) -> Plan:
 ACTION = Action(
     ActionSpec(
         "postgres.activity",
-        "what every client's session does, the longest in its state first; values in statements are masked",
+        "Show what every client's session does, the longest in its state first; values in statements are masked",
         Risk.READ,
         server.PARAMETERS,
         (

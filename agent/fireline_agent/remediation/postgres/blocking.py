@@ -17,7 +17,7 @@ def _plan(facts: Facts, params: Params) -> Plan:
         result={
             "rows": [{"depth": depth, **session.row()} for depth, session in found[:_MAX_ROWS]],
             "blocked": len(blocked),
-            "roots": [session.key for session in roots if session.is_client],
+            "roots": [session.key for session in roots if session.is_client and not session.is_spared],
             "longest_wait_s": round(max((session.query_s for session in blocked), default=0.0), 1),
         },
     )
@@ -26,13 +26,13 @@ def _plan(facts: Facts, params: Params) -> Plan:
 ACTION = Action(
     ActionSpec(
         "postgres.blocking",
-        "who holds up whom: sessions that wait for a lock below those that hold it",
+        "Show who holds up whom: sessions that wait for a lock below those that hold it",
         Risk.READ,
         server.PARAMETERS,
         (
             Result("rows", Kind.ROWS, "the tree from its roots, with `depth`; at most 500"),
             Result("blocked", Kind.INT, "sessions that wait for a lock"),
-            Result("roots", Kind.TEXTS, "sessions that hold others up, as postgres.terminate takes them"),
+            Result("roots", Kind.TEXTS, "who holds others up, for postgres.terminate; no backup or maintenance"),
             Result("longest_wait_s", Kind.NUMBER, "seconds since the statement began that waits the longest"),
         ),
         needs=server.NEEDS,

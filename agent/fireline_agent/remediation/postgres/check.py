@@ -73,7 +73,7 @@ def _result(facts: Facts, used_pct: float) -> dict[str, Any]:
 ACTION = Action(
     ActionSpec(
         "postgres.check",
-        "whether the server is up, primary or replica, how far behind, how full",
+        "Show whether the server is up, primary or replica, how far behind, how full",
         Risk.READ,
         server.PARAMETERS,
         (

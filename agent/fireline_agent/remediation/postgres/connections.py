@@ -44,7 +44,7 @@ def _plan(facts: Facts, params: Params) -> Plan:
 ACTION = Action(
     ActionSpec(
         "postgres.connections",
-        "connections by application, role and state, against the server's limit",
+        "Count connections by application, role and state, against the server's limit",
         Risk.READ,
         server.PARAMETERS,
         (

@@ -17,7 +17,7 @@ def _plan(facts: Facts, params: Params) -> Plan:
         + (f", the oldest for {oldest_s:g} s" if found else ""),
         result={
             "rows": [session.row() for session in found[:_MAX_ROWS]],
-            "sessions": [session.key for session in found[:_MAX_ROWS]],
+            "sessions": [session.key for session in found if not session.is_spared][:_MAX_ROWS],
             "count": len(found),
             "oldest_s": oldest_s,
         },
@@ -27,12 +27,12 @@ def _plan(facts: Facts, params: Params) -> Plan:
 ACTION = Action(
     ActionSpec(
         "postgres.long_running",
-        "sessions that run one statement, or are idle in a transaction, for too long; idle ones and our own are none",
+        "Show sessions that run one statement, or are idle in a transaction, for too long; never idle ones or our own",
         Risk.READ,
         (*server.PARAMETERS, Parameter("older_than", Kind.DURATION, "how long is too long", default=300)),
         (
             Result("rows", Kind.ROWS, "the sessions, the oldest first; at most 500"),
-            Result("sessions", Kind.TEXTS, "their names, as postgres.terminate takes them"),
+            Result("sessions", Kind.TEXTS, "their names for postgres.terminate; of backups and maintenance none"),
             Result("count", Kind.INT, "how many"),
             Result("oldest_s", Kind.NUMBER, "seconds; 0 where there is none"),
         ),

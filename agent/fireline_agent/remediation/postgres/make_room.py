@@ -138,7 +138,7 @@ def _verify(tools: Tools, plan: Plan, params: Params) -> Verified:
 ACTION: Final = Action(
     ActionSpec(
         "postgres.make_room",
-        "end an idle session of a server that is so full that it can't be asked, so that it can be",
+        "End an idle session of a server that is so full that it can't be asked, so that it can be",
         Risk.DESTRUCTIVE,
         (*server.PARAMETERS, Parameter("count", Kind.INT, "sessions to end at most", default=1, least=1, most=50)),
         (

@@ -15,6 +15,8 @@ from fireline_agent.remediation.action import ActionError, Facts
 _MAX_SHOWN: Final = 300  # characters of a statement, of an application's name
 CLIENT: Final = "client backend"
 IDLE_IN_TRANSACTION: Final = ("idle in transaction", "idle in transaction (aborted)")
+# Programs that back a server up, by the names that they give themselves.
+BACKUPS: Final = ("pg_dump", "pg_dumpall", "pg_basebackup", "pg_restore", "pgbackrest", "barman")
 # Work on the server itself that looks like any other client's: an index being built, a table being rewritten.
 MAINTENANCE: Final = ("vacuum", "analyze", "reindex", "cluster", "create index", "create unique index", "refresh ")
 
@@ -81,6 +83,11 @@ class Session:
     def is_maintenance(self) -> bool:
         """Its statement works on the server itself."""
         return self.query.lower().startswith(MAINTENANCE)
+
+    @property
+    def is_spared(self) -> bool:
+        """It backs the server up or works on it: long, and ended only by somebody who names it."""
+        return self.is_maintenance or self.application in BACKUPS
 
     @property
     def age_s(self) -> float:

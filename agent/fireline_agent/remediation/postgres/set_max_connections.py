@@ -119,7 +119,7 @@ def _undo(tools: Tools, change: Change, kept: Mapping[str, Any]) -> str:
 ACTION = Action(
     ActionSpec(
         "postgres.set_max_connections",
-        "set the limit on connections; it holds after the next restart, and the plan says whom that would drop",
+        "Set the limit on connections; it holds after the next restart, and the plan says whom that would drop",
         Risk.REVERSIBLE,
         (*server.PARAMETERS, Parameter("to", Kind.INT, "how many", is_required=True, least=5, most=10_000)),
         (

@@ -18,7 +18,6 @@ from fireline_agent.remediation.postgres.connections import used
 from fireline_wire.actions import ActionSpec, Kind, Parameter, Result, Risk
 
 _STATES: Final = {"active": ("active",), "idle_in_transaction": sessions.IDLE_IN_TRANSACTION, "idle": ("idle",)}
-_BACKUPS: Final = ("pg_dump", "pg_dumpall", "pg_basebackup", "pg_restore", "pgbackrest", "barman")
 _KEY: Final = re.compile(r"(\d{1,9})@(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:\+00(?::00)?|Z))\Z")
 _END_S: Final = 5.0  # a backend that is told to end does so at once, unless it hangs in the kernel
 _PAUSE_S: Final = 0.2
@@ -76,7 +75,7 @@ def _found(session: sessions.Session, params: Params) -> Change:
 
 def _named(key: str, params: Params) -> Change:
     """Bound to nothing but its name, so that the plan stands when one of several has gone by itself."""
-    return Change("session", _normal(key), _how("active", params))
+    return Change("session", _normal(key), f"pid {_identity(key)[0]}: {_how('active', params)}")
 
 
 def _how(state: str, params: Params) -> str:
@@ -171,7 +170,7 @@ def _is_left(session: sessions.Session, plan: Plan, params: Params) -> bool:
 ACTION = Action(
     ActionSpec(
         "postgres.terminate",
-        "end sessions that run a statement or are idle in a transaction for too long; cancel first",
+        "End sessions that run a statement or are idle in a transaction for too long; cancel first",
         Risk.DESTRUCTIVE,
         (
             *server.PARAMETERS,
@@ -184,7 +183,7 @@ ACTION = Action(
                 choices=tuple(_STATES),
             ),
             Parameter("applications", Kind.TEXTS, "only these application names; none: all", default=[]),
-            Parameter("spare", Kind.TEXTS, "application names that are never ended", default=list(_BACKUPS)),
+            Parameter("spare", Kind.TEXTS, "application names that are never ended", default=list(sessions.BACKUPS)),
             Parameter("sessions", Kind.TEXTS, "only these, as postgres.long_running names them", default=[]),
             Parameter("grace", Kind.DURATION, "between cancel and end; 0: no cancel", default=5, most=60),
             Parameter("most", Kind.INT, "refused where more sessions fit", default=100, least=1, most=1000),

@@ -154,7 +154,7 @@ def _as_date(day: str) -> str:
 ACTION: Final = Action(
     ActionSpec(
         "security.disable_account",
-        "Disable an account of the host (locked and expired) and end all that runs as it.",
+        "Disable an account of the host (locked and expired) and end all that runs as it",
         Risk.DISRUPTIVE,
         (
             Parameter("account", Kind.TEXT, "its name", is_required=True),

@@ -298,7 +298,7 @@ def _why_not(name: str, error: OSError) -> str:
 ACTION: Final = Action(
     ActionSpec(
         "security.quarantine_file",
-        "Move a file into quarantine: hashed, out of everybody's reach, restorable.",
+        "Move a file into quarantine: hashed, out of everybody's reach, restorable",
         Risk.REVERSIBLE,
         (
             Parameter("path", Kind.PATH, "the file", is_required=True),

@@ -152,6 +152,11 @@ def _data(tools: Tools, engine: ChangingEngine, params: Params) -> dict[str, Any
     """The backup and the folder that it goes to, by their identities."""
     if not _SHA256.match(params["backup_sha256"] or ""):
         raise ActionError("backup_sha256: wanted the backup's SHA-256, 64 hexadecimal digits", reason="refused")
+    if not tools.allows_reading(params["backup"]):
+        raise ActionError(
+            f"backup: this host's policy does not allow {printable(params['backup'])} to be read (`paths`)",
+            reason="denied",
+        )
     folder = _folder(engine, params["restore_to"] or "")
     backup = str(tools.roots.root / params["backup"].lstrip("/"))
     try:
@@ -257,7 +262,7 @@ def _is_only_on(document: Mapping[str, Any], network: str) -> bool:
 ACTION: Final = Action(
     ActionSpec(
         "security.rebuild",
-        "Make a project's containers anew from pinned images, restore its data from a backup, and let traffic in last.",
+        "Make a project's containers anew from pinned images, restore its data from a backup, and let traffic in last",
         Risk.DESTRUCTIVE,
         (
             PROJECT,

@@ -155,7 +155,12 @@ def _require_folder(tools: Tools, data: Mapping[str, Any]) -> None:
     try:
         with places.folder_of(path) as (home, name):
             os.mkdir(name, 0o700, dir_fd=home)
-            os.chown(name, data["uid"], data["gid"], dir_fd=home, follow_symlinks=False)
+            # The home is the account's own: what has the name by now may be another thing.
+            folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=home)
+            try:
+                os.fchown(folder, data["uid"], data["gid"])
+            finally:
+                os.close(folder)
     except FileExistsError:
         return
     except OSError as error:
@@ -173,7 +178,7 @@ def _write(tools: Tools, data: Mapping[str, Any], content: bytes, held: rewrite.
 ACTION: Final = Action(
     ActionSpec(
         "security.rotate_authorized_keys",
-        "Let exactly these SSH keys log in to an account, and no other.",
+        "Let exactly these SSH keys log in to an account, and no other",
         Risk.REVERSIBLE,
         (
             Parameter("account", Kind.TEXT, "the account", is_required=True),

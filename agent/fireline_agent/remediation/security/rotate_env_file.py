@@ -61,7 +61,7 @@ def undo(tools: Tools, change: Change, kept: Mapping[str, Any]) -> str:
 ACTION: Final = Action(
     ActionSpec(
         "security.rotate_env_file",
-        "Make new secrets in an environment or secret file, and start who uses them again, in order.",
+        "Make new secrets in an environment or secret file, and start who uses them again, in order",
         Risk.DISRUPTIVE,
         (rotation.FILE, rotation.KEYS, dependents.DEPENDENTS),
         rotation.RESULTS,

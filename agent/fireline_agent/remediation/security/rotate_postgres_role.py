@@ -203,7 +203,7 @@ def _inspected(tools: Tools, container: str) -> dict[str, Any]:
 ACTION: Final = Action(
     ActionSpec(
         "security.rotate_postgres_role",
-        "Give a PostgreSQL role a new password, in the server and in the file that holds it; end its old sessions.",
+        "Give a PostgreSQL role a new password, in the server and in the file that holds it; end its old sessions",
         Risk.DISRUPTIVE,
         (
             Parameter("role", Kind.TEXT, "the role", is_required=True),

@@ -185,7 +185,7 @@ def _explained(error: RedisError, params: Mapping[str, Any]) -> ActionError:
 ACTION: Final = Action(
     ActionSpec(
         "security.rotate_redis",
-        "Give a user of Redis a new password, in the server, its settings and the file that holds it.",
+        "Give a user of Redis a new password, in the server, its settings and the file that holds it",
         Risk.DISRUPTIVE,
         (
             rotation.FILE,

@@ -168,7 +168,7 @@ def _on_host(tools: Tools, path: str) -> Path:
 ACTION: Final = Action(
     ActionSpec(
         "security.rotate_ssh_host_keys",
-        "Make new host keys for sshd, of the kinds that it has.",
+        "Make new host keys for sshd, of the kinds that it has",
         Risk.DISRUPTIVE,
         (
             Parameter("folder", Kind.PATH, "where they are", "/etc/ssh"),

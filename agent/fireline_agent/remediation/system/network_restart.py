@@ -114,7 +114,7 @@ def _manager(tools: Tools) -> Systemctl:
 ACTION = Action(
     ActionSpec(
         "system.network_restart",
-        "Restart the network; addresses and routes that do not come back are put back by themselves.",
+        "Restart the network; addresses and routes that do not come back are put back by themselves",
         Risk.DISRUPTIVE,
         parameters=(
             Parameter(

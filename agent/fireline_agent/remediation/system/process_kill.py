@@ -31,7 +31,7 @@ class _Known:
     pid: int
     ppid: int
     started: int
-    name: str
+    is_door: bool
 
 
 def gather(tools: Tools, _params: Params) -> Facts:
@@ -43,16 +43,16 @@ def gather(tools: Tools, _params: Params) -> Facts:
             found = process.stat()
             if found is None or found.state in ("Z", "X"):
                 continue
-            words = (process.read("cmdline") or b"").replace(b"\0", b" ").strip()
             rows.append(
                 {
                     "pid": process.pid,
                     "ppid": found.ppid,
                     "started": found.start_ticks,
                     "name": os.fsdecode(found.comm),
-                    "words": printable(os.fsdecode(words), limit=_KEPT_WORDS),
+                    "program": _program(process.read("cmdline") or b""),
                     "age_s": max(0, int((now_ticks - found.start_ticks) / os.sysconf("SC_CLK_TCK"))),
                     "is_kernel": bool(found.flags & procfs.PF_KTHREAD),
+                    "is_door": _is_door(process, os.fsdecode(found.comm)),
                 }
             )
     return {"processes": rows, "own": _ancestry(rows, os.getpid())}
@@ -74,16 +74,34 @@ def plan(facts: Facts, params: Params) -> Plan:
         Change(
             "process",
             f"process {row['pid']}, started at tick {row['started']}: {printable(row['name'])}",
-            f"TERM to {row['pid']} ({row['words'] or printable(row['name'])}) and its descendants, KILL after "
-            f"{params['grace']} s",
+            f"TERM to {row['pid']} ({printable(row['name'])}) and its descendants, KILL after {params['grace']} s",
             {"pid": row["pid"], "started": row["started"]},
         )
         for row in roots
     )
     count = len(_trees(roots, rows.values()))
-    ends = [{"pid": r["pid"], "command": printable(r["name"]), "age_s": r["age_s"], "line": r["words"]} for r in roots]
+    ends = [
+        {"pid": r["pid"], "command": printable(r["name"]), "age_s": r["age_s"], "program": r["program"]} for r in roots
+    ]
     summary = f"end {len(roots)} processes with their trees, {count} in all" if roots else "no such process runs"
     return Plan(summary, changes, result={"processes": ends, "count": count})
+
+
+def _is_door(process: procfs.Process, name: str) -> bool:
+    """By the program that it runs: everybody may call a process of his own `sshd`, and it would never be ended."""
+    if name not in _ENTRANCES:
+        return False
+    try:
+        program = Path(os.readlink("exe", dir_fd=process.directory).removesuffix(" (deleted)"))
+        owner = os.stat("exe", dir_fd=process.directory).st_uid
+    except OSError:  # can't be told: rather spared
+        return True
+    return owner == 0 and program.name in _ENTRANCES and program.is_relative_to("/usr")
+
+
+def _program(cmdline: bytes) -> str:
+    """What it calls its program: arguments may hold a password. It may change it, so no plan is bound to it."""
+    return printable(os.fsdecode(cmdline.partition(b"\0")[0]), limit=_KEPT_WORDS)
 
 
 def do(tools: Tools, change: Change, params: Params) -> Mapping[str, Any]:
@@ -145,7 +163,7 @@ def _require_mortal(
 def _protected(facts: Facts) -> dict[int, str]:
     found = dict.fromkeys(facts["own"], "the agent, or what it lives in")
     for row in facts["processes"]:
-        if row["name"] in _ENTRANCES:
+        if row["is_door"]:
             found[row["pid"]] = "a door by which people come in"
     return {**found, 1: "the first process"}
 
@@ -185,7 +203,8 @@ def _table(proc: Path) -> list[_Known]:
         with process:
             stat = process.stat()
             if stat is not None and stat.state not in ("Z", "X"):
-                found.append(_Known(process.pid, stat.ppid, stat.start_ticks, os.fsdecode(stat.comm)))
+                is_door = _is_door(process, os.fsdecode(stat.comm))
+                found.append(_Known(process.pid, stat.ppid, stat.start_ticks, is_door))
     return found
 
 
@@ -200,7 +219,7 @@ def _tree(proc: Path, roots: set[tuple[int, int]]) -> set[tuple[int, int]]:
     starts = [{"pid": known.pid} for known in table if (known.pid, known.started) in roots]
     below = _trees(starts, alive)
     own = set(_ancestry(alive, os.getpid()))
-    doors = [known.pid for known in table if known.name in _ENTRANCES or known.pid in own]
+    doors = [known.pid for known in table if known.is_door or known.pid in own]
     if below.intersection(doors):
         raise ActionError("the agent or a door by which people come in has become one of its descendants")
     return {(known.pid, known.started) for known in table if known.pid in below}
@@ -247,7 +266,7 @@ def _uptime_s(proc: Path) -> float:
 ACTION: Final = Action(
     ActionSpec(
         "system.process_kill",
-        "End a process, or all of a command, with their descendants: TERM, then KILL.",
+        "End a process, or all of a command, with their descendants: TERM, then KILL",
         Risk.DISRUPTIVE,
         (
             Parameter("pid", Kind.INT, "the process", least=2, most=1 << 22),
@@ -256,7 +275,7 @@ ACTION: Final = Action(
             Parameter("grace", Kind.DURATION, "how long they may take to end after TERM", default=10, most=300),
         ),
         (
-            Result("processes", Kind.ROWS, "what is ended: pid, command, age_s, line"),
+            Result("processes", Kind.ROWS, "what is ended: pid, command, age_s, program; no arguments"),
             Result("count", Kind.INT, "processes in all, descendants among them"),
         ),
     ),

@@ -30,7 +30,7 @@ def _runs_anew(change: Change, unit: Mapping[str, Any]) -> bool:
 ACTION = Action(
     ActionSpec(
         "system.service_restart",
-        "Restart services of systemd.",
+        "Restart services of systemd",
         Risk.DISRUPTIVE,
         services.PARAMETERS,
         services.RESULTS,

@@ -30,7 +30,7 @@ def _undo(tools: Tools, change: Change, _kept: Mapping[str, Any]) -> str:
 ACTION = Action(
     ActionSpec(
         "system.service_start",
-        "Start services of systemd.",
+        "Start services of systemd",
         Risk.REVERSIBLE,
         services.PARAMETERS,
         services.RESULTS,

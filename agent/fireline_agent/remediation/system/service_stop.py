@@ -33,7 +33,7 @@ def _undo(tools: Tools, change: Change, _kept: Mapping[str, Any]) -> str:
 ACTION = Action(
     ActionSpec(
         "system.service_stop",
-        "Stop services of systemd.",
+        "Stop services of systemd",
         Risk.DISRUPTIVE,
         services.PARAMETERS,
         services.RESULTS,

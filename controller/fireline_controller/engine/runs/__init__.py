@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from fireline_controller.engine import by_hand
 from fireline_controller.engine.approvals import Approvals
 from fireline_controller.engine.operations import Operations
 from fireline_controller.engine.owners import Owners
@@ -123,7 +124,7 @@ class Runs:
 
         Raises:
             NotFound: the run or the step is not known.
-            PolicyError: the step does not wait for that.
+            PolicyError: the step does not wait for that; host_locked: what it asked for is still at work on a host.
         """
         now = self._rooms.now()
 
@@ -131,6 +132,7 @@ class Runs:
             run = tx.run(run_id)
             step = self._starting.step_of(run, step_id)
             move = people.by_hand(run, tx.moves(run_id), step)
+            by_hand.require_idle(tx, move.hosts)
             detail = f"{operator} says {word}{f': {note}' if note else ''}"
             tx.end_move(run_id, move.key, [HostEnd("", SAID[word], detail)], now)
             tx.append(entries.said(run, step, operator, now, word, note))
@@ -185,7 +187,8 @@ class Runs:
 def _no_wish(run: Run, wish: RunWish) -> str:
     """Why a run can't be cancelled or rolled back; empty when it can."""
     if run.state is RunState.ROLLED_BACK or run.wish is RunWish.ROLL_BACK:
-        return f"it is {run.state}, and {run.wished_by or 'its runbook'} had it rolled back before"
+        said = f"it is {run.state}, and {run.wished_by or 'its runbook'} had it rolled back before"
+        return said if run.state in ENDED else f"{said}: go on with it: fireline runbook resume {run.id}"
     if wish is RunWish.CANCEL and run.state in ENDED:
         return f"it has ended: {run.state}"
     return ""

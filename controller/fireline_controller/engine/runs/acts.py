@@ -177,6 +177,7 @@ class HostDeeds:
             summary=planned.effect,
             change_count=planned.change_count,
             request_id=applied,
+            can_undo=bool(applied) and planned.can_undo and planned.outcome not in _MAY_HAVE,
         )
         return HostAction(self._subject(running, host), report, order.request_id(host.name), is_left=order.is_left)
 

@@ -30,7 +30,7 @@ class Order:
         what: an action's name, a capture's profile, an isolation's scope.
         given: the action's parameters, by host.
         timeout_s: for all hosts together; 0: as configured.
-        planned: of an application, how the plan of each host ended.
+        planned: of an application, how the plan of each host ended; of an undo, how the application did.
         evidence_for: of a capture, the actions whose prey it keeps, with their parameters.
         is_left: whether the run is parked: then hosts are not told to stop.
         stop: set when an operator cancels: hosts stop between two changes.

@@ -95,7 +95,7 @@ class Driving:
                 return None
             await work.parked.wait()  # it has ended, or was parked, a moment ago
         with self._owners.inherited(run.id) as is_lost:
-            if not is_lost and not _is_free(run, self._rooms.now()):
+            if not (is_lost and self._was_here(run)) and not _is_free(run, self._rooms.now()):
                 return None
         durable = await self._launched()
         # One that was given up in good order has no workflow to be gone on with, whatever DBOS has written by now.
@@ -112,6 +112,10 @@ class Driving:
         self._held[run.id] = held
         await self._drive(claimed, is_new=is_new)
         return claimed
+
+    def _was_here(self, run: Run) -> bool:
+        """Whether its owner's lock file would be in our folder; one that others took over may have left an old one."""
+        return not self._owners.is_shared or run.owner.startswith(f"{socket.gethostname()}-")
 
     def bell(self, run_id: str) -> Bell:
         """What is rung when something changes in a run that is driven here."""
@@ -133,7 +137,7 @@ class Driving:
             await self._durable.close()
 
     async def _drive(self, run: Run, *, is_new: bool) -> None:
-        work = Work(self._rooms, run.id, self._owner, self.bell(run.id))
+        work = Work(self._rooms, run.id, self._owner, self.bell(run.id), self._starting.relock)
         self._works[run.id] = work
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._renew_all())

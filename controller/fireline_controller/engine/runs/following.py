@@ -101,7 +101,7 @@ def is_driven(run: Run, now: datetime) -> bool:
 
 
 def waits_for(run: Run, steps: Mapping[str, Step], record: tuple[Taken, ...]) -> str:
-    """What a run waits for, and what to do then; empty for nothing."""
+    """What a run waits for, and what to do then, a line each; empty for nothing."""
     notes = []
     for taken in record:
         step = steps[taken.move.step]
@@ -113,4 +113,4 @@ def waits_for(run: Run, steps: Mapping[str, Step], record: tuple[Taken, ...]) ->
         elif isinstance(step.do, Manual):
             done = f"fireline runbook done {run.id} {step.id} --note TEXT"
             notes.append(f"step {step.id} is done by hand: {step.do.instructions} -- then: {done}")
-    return "; ".join(notes)
+    return "\n".join(notes)

@@ -10,6 +10,7 @@ from fireline_controller.engine.approvals import Approvals
 from fireline_controller.engine.runs import entries
 from fireline_controller.engine.runs.deeds import Order
 from fireline_controller.engine.runs.rooms import RunRooms
+from fireline_controller.engine.runs.starting import bound_by
 from fireline_controller.engine.runs.values import PlannedHost, PlannedStep, RunPlan
 from fireline_controller.model import FirelineError, Outcome
 from fireline_controller.runbooks.filling import BadExpression
@@ -36,7 +37,7 @@ async def foreseen(rooms: RunRooms, approvals: Approvals, run: Run) -> RunPlan:
     asking = _Asking(rooms, run)
     steps = [await _step(asking, ground, step) for step in all_steps(ground.runbook)]
     target = targets.freeze(sorted({host for hosts in run.hosts.values() for host in hosts}), spelled=run.spelled)
-    bound = {"runbook": run.runbook, "sha256": run.sha256, "params": dict(run.params)}
+    bound = bound_by(run, ground.runbook, rooms.risk_of)
     problems = []
     if outlook := await approvals.outlook("remediate", target, bound, run.operator):
         problems.append(f"as a whole it {outlook}")

@@ -14,6 +14,7 @@ from fireline_controller.runbooks.ground import Ground, variables
 from fireline_controller.runbooks.model import ActionCall, CaptureCall, IsolateCall, Step, Until
 from fireline_controller.runbooks.record import ACTS, HostEnd, Move, Part, Run
 from fireline_controller.runbooks.stepping import plans_of
+from fireline_wire.actions import catalogue
 
 _BACKWARD: Final = frozenset({Part.UNDO, Part.BACK_PLAN, Part.BACK})
 _PLANS: Final = frozenset({Part.PLAN, Part.BACK_PLAN})
@@ -167,24 +168,28 @@ class Mover:
         )
 
     def _planned(self, step: Step, move: Move) -> Mapping[str, HostEnd]:
-        """The plans that a move applies."""
+        """The plans that a move applies, or how the application ended that it takes back."""
         planned = None
         if move.part is Part.DO:
             planned = plans_of(step, self._ground, move)
+        elif move.part is Part.UNDO:
+            planned = self._ground.ends(move.step, Part.DO, move.batch, move.attempt)
         elif move.part is Part.BACK:
             planned = self._ground.ends(move.step, Part.BACK_PLAN, move.batch, move.attempt)
         return planned or {}
 
     def _evidence_for(self, step: Step) -> tuple[ActionCall, ...]:
-        """The actions of later steps, with parameters as far as they are known before any step."""
+        """The actions of later steps, with the parameters that say what is kept."""
         if not isinstance(step.do, CaptureCall):
             return ()
         found = []
         for name in step.do.evidence_for:
             do = self._ground.steps[name].do
             if isinstance(do, ActionCall):
-                known = variables(self._ground, "")
-                found.append(ActionCall(do.action, self._ground.expressions.fill(name, do.given, known)))
+                takes = catalogue()[do.action].evidence_takes  # the others may follow from steps in between
+                given = {key: value for key, value in do.given.items() if key in takes}
+                filled = self._ground.expressions.fill(name, given, variables(self._ground, ""))
+                found.append(ActionCall(do.action, filled))
         return tuple(found)
 
     def _may_be_stopped(self, step: Step, move: Move) -> bool:

@@ -6,7 +6,6 @@ that a controller which takes the run up waits on for the same and not a moment 
 
 import hashlib
 import secrets
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -15,7 +14,8 @@ from fireline_controller.engine import permits
 from fireline_controller.engine.runs import entries
 from fireline_controller.model import Outcome, PolicyError
 from fireline_controller.policy import Approval, Demand
-from fireline_controller.runbooks.model import ActionCall, Manual, Step
+from fireline_controller.runbooks.ground import Ground
+from fireline_controller.runbooks.model import Manual, Step
 from fireline_controller.runbooks.record import HostEnd, Move, Part, Run, Taken
 from fireline_controller.store import Transaction
 
@@ -24,19 +24,19 @@ _SHOWN_HOSTS = 20  # whose effect stands in a request; the plans of all are in i
 _SHOWN_EFFECTS = 3  # in its one sentence
 
 
-def asked(tx: Transaction, run: Run, step: Step, move: Move, planned: Mapping[str, HostEnd], now: datetime) -> Move:
-    """Ask for approval of a step, of an action by its plans; the move with the request's id in it."""
+def asked(tx: Transaction, run: Run, ground: Ground, move: Move, now: datetime) -> Move:
+    """Ask for approval of a step, of an action by its plans and values; the move with the request's id in it."""
+    step, planned = ground.steps[move.step], ground.ends(move.step, Part.PLAN) or {}
     if step.approval is None:
         raise RuntimeError(f"step {step.id} needs no approval")
-    call = step.do
-    given = dict(call.given) if isinstance(call, ActionCall) else {}
+    filled = ground.taken[Move(step.id, Part.BEGIN).key].move.filled
     hosts = targets.fold(move.hosts)
     plans = {host: planned[host] for host in move.hosts if host in planned}
     parameters = {
         "run": run.id,
         "step": step.id,
         "does": entries.kind(step),
-        "given": given,
+        "given": {targets.fold(one.hosts): dict(one.given) for one in filled},
         "plans": {host: end.plan_sha256 for host, end in plans.items()},
         "effects": {host: end.effect for host, end in list(plans.items())[:_SHOWN_HOSTS]},
     }

@@ -6,14 +6,14 @@ Nothing is sent to a host before all of that is so (I6, I10).
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from fireline_controller import targets
 from fireline_controller.engine.approvals import Approvals
-from fireline_controller.engine.locks import Holder, in_words
+from fireline_controller.engine.locks import LEASE, Holder, in_words
 from fireline_controller.engine.operations import Operations
 from fireline_controller.engine.permits import Permit
 from fireline_controller.engine.runs import entries
@@ -137,7 +137,10 @@ class Starting:
         """
         if not self._changes_anything(self._runbook(run)):
             return
-        if found := self._rooms.locks.taken(tx, _holder(run), _all_hosts(run)):
+        hosts, until = _all_hosts(run), self._rooms.now() + LEASE
+        if tx.renew_locks(run.id, until) == len(hosts):
+            return
+        if found := self._rooms.locks.taken(tx, _holder(run), hosts):
             raise PolicyError(f"{run.id} can't go on: {in_words(found)}", reason="host_locked")
 
     def _changes_anything(self, runbook: Runbook) -> bool:
@@ -190,12 +193,19 @@ class Starting:
     async def _permit(self, run: Run, runbook: Runbook, target: Target, wish: Wish) -> Permit:
         if not self._changes_anything(runbook):
             return Permit()
-        bound = {"runbook": run.runbook, "sha256": run.sha256, "params": dict(run.params)}
+        bound = bound_by(run, runbook, self._rooms.risk_of)
         summary = f"run {run.runbook} version {run.version} on {target.folded}"
         return await self._approvals.require("remediate", target, bound, wish, summary=summary)
 
     def _runbook(self, run: Run) -> Runbook:
         return self._rooms.compiled(run)[0]
+
+
+def bound_by(run: Run, runbook: Runbook, risk_of: Callable[[str], Risk]) -> dict[str, Any]:
+    """What an approval of a whole run is for: the very runbook with its parameters, and all actions that it may do."""
+    calls = [call for step in all_steps(runbook) for call in (step.do, step.rollback) if isinstance(call, ActionCall)]
+    actions = {call.action: [str(risk_of(call.action))] for call in calls}
+    return {"runbook": run.runbook, "sha256": run.sha256, "params": dict(run.params), "actions": actions}
 
 
 def parsed(runbook: Runbook, given: Mapping[str, str]) -> dict[str, Any]:

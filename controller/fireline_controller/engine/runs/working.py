@@ -39,9 +39,14 @@ class Overtaken(FirelineError):
 
 
 class Work:
-    """The work on one run. `owner` is this process's name on it; `bell` is rung whenever its record changes."""
+    """The work on one run.
 
-    def __init__(self, rooms: RunRooms, run_id: str, owner: str, bell: Bell) -> None:
+    `owner`: this process's name on it. `bell`: rung whenever its record changes. `relock`: keeps its locks, or raises.
+    """
+
+    def __init__(
+        self, rooms: RunRooms, run_id: str, owner: str, bell: Bell, relock: Callable[[Transaction, Run], None]
+    ) -> None:
         self.run_id = run_id
         self.stop = asyncio.Event()
         self.parked = asyncio.Event()
@@ -50,6 +55,7 @@ class Work:
         self._rooms = rooms
         self._owner = owner
         self._bell = bell
+        self._relock = relock
         self._compiled: tuple[Runbook, Expressions] | None = None
 
     async def advance(self) -> bool:
@@ -80,6 +86,8 @@ class Work:
             return False
         finally:
             parking.cancel()
+            if at_work:
+                self.park()  # also where the controller failed, or another has the run by now
             for left in at_work:
                 left.cancel()
             await asyncio.wait([*at_work, parking])
@@ -138,15 +146,16 @@ class Work:
         return run, ground
 
     async def _begin(self, ground: Ground, moves: Sequence[Move]) -> Sequence[Move]:
-        """Put the intents on record; the moves that are left to be made."""
+        """Put the intents on record, while the hosts are locked; the moves that are left to be made."""
         now = self._rooms.now()
 
         def record(tx: Transaction, run: Run) -> list[Move]:
+            self._relock(tx, run)  # this process may have stood still for longer than its locks held
             left = []
             for move in moves:
                 step, again = ground.steps[move.step], move.part is not Part.BEGIN and move.key in ground.taken
                 if move.part is Part.APPROVE and not again:
-                    move = people.asked(tx, run, step, move, ground.ends(step.id, Part.PLAN) or {}, now)
+                    move = people.asked(tx, run, ground, move, now)
                 tx.begin_move(run.id, move, now)
                 tx.append(entries.begun(run, step, move, now, is_again=again))
                 if move.part is Part.BEGIN:
