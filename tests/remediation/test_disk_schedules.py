@@ -90,7 +90,7 @@ def test_cron_runs_it_where_there_is_no_systemd(cron: Tools, tmp_path: Path) -> 
     away = Rehearsal(unschedule_cleanup.ACTION, {"name": "shop"}, cron).apply()
 
     assert applied.verified.is_good
-    assert ran.stdout.startswith("1 files of")
+    assert ran.stdout.startswith("1 file of")
     assert not (root / "old.log").exists()
     assert away.verified.is_good
     assert not script.exists()

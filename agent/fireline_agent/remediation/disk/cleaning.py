@@ -77,7 +77,7 @@ def plan(facts: Facts, *, held: str) -> Plan:
     size = sum(change.size_bytes for change in changes)
     where = ", ".join(printable(root["path"]) for root in facts["roots"])
     return Plan(
-        f"{files} files of {size_text(size)} below {where}" if files else f"nothing to remove below {where}",
+        f"{_counted(files)} of {size_text(size)} below {where}" if files else f"nothing to remove below {where}",
         tuple(changes),
         tuple(_warnings(facts)),
         {
@@ -189,7 +189,7 @@ def _change(root: str, batch: Mapping[str, Any], before: int, held: str) -> Chan
     path, files = printable(batch["path"], limit=PATH_LETTERS), batch["files"] - batch["held"]
     until = datetime.fromtimestamp(batch["newest_ns"] / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     part = "" if (batch["first"], batch["last"]) == (0, 63) else f" (part {batch['first']} to {batch['last']} of 64)"
-    deeds = [f"remove {files} files, the newest of {until}"] if files else []
+    deeds = [f"remove {_counted(files)}, the newest of {until}"] if files else []
     deeds += [held.format(batch["held"])] if batch["held"] else []
     data = {key: value for key, value in batch.items() if key != "size_bytes"}
     return Change(
@@ -234,3 +234,7 @@ def _warnings(facts: Facts) -> Iterator[str]:
             yield f"{printable(root['path'])}: {root['spared_count'] - _MAX_WARNED} more are left alone"
         for path in root["linked"][:_MAX_WARNED]:
             yield f"{printable(path)} has other names: this one goes, and frees nothing until all of them are gone"
+
+
+def _counted(files: int) -> str:
+    return f"{files} file{'' if files == 1 else 's'}"
