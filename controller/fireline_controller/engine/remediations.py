@@ -167,16 +167,13 @@ class Remediations:
         async for news in self._capture(whole, profile):
             yield news
 
-    async def apply(
-        self, wish: Wish, plan_operation_id: str, *, without_evidence: str = "", owner: str = ""
-    ) -> AsyncIterator[News]:
+    async def apply(self, wish: Wish, plan_operation_id: str, *, without_evidence: str = "") -> AsyncIterator[News]:
         """Do what was planned, on the hosts that could be planned, and nothing else; each host proves it afterwards.
 
         Args:
             wish: whose and why; its target counts for `retry_of` only.
             plan_operation_id: of the plan.
             without_evidence: why it may destroy what no sealed evidence keeps.
-            owner: who holds the locks of the hosts already, such as a run; they stay held.
 
         Raises:
             NotFound: there is no such plan.
@@ -201,7 +198,7 @@ class Remediations:
             note = None
             if waived:
                 note = entries.without_evidence(wish, plan.spec.name, waived, without_evidence, self._rooms.now())
-            return self._locking(permit, target, wish, owner=owner, what=summary, waived=note)
+            return self._locking(permit, target, wish, what=summary, waived=note)
 
         async def work(running: Running, host: Host) -> HostOutcome:
             request_id = _request_id(host.name, running, chain)
@@ -217,7 +214,7 @@ class Remediations:
         async for news in run:
             yield news
 
-    async def undo(self, wish: Wish, operation_id: str, *, owner: str = "") -> AsyncIterator[News]:
+    async def undo(self, wish: Wish, operation_id: str) -> AsyncIterator[News]:
         """Take back what an application did, on each host the last change first.
 
         Raises:
@@ -240,7 +237,7 @@ class Remediations:
         async def ask(target: Target) -> Permit:
             summary = f"take back {first.action} of {operation_id} on {target.folded}"
             permit = await self._approvals.require("remediate", target, parameters, wish, summary=summary)
-            return self._locking(permit, target, wish, owner=owner, what=summary)
+            return self._locking(permit, target, wish, what=summary)
 
         async def work(running: Running, host: Host) -> HostOutcome:
             request_id = _request_id(host.name, running, chain)
@@ -308,9 +305,7 @@ class Remediations:
         )
         raise PolicyError(message, reason="no_evidence")
 
-    def _locking(
-        self, permit: Permit, target: Target, wish: Wish, *, owner: str, what: str, waived: Entry | None = None
-    ) -> Permit:
+    def _locking(self, permit: Permit, target: Target, wish: Wish, *, what: str, waived: Entry | None = None) -> Permit:
         lasts = timedelta(seconds=wish.overall_deadline_s or self._rooms.settings.fanout.overall_deadline_s)
         return _Locking(
             permit.approval,
@@ -318,7 +313,7 @@ class Remediations:
             permit.broken,
             permit.check,
             locks=self._locks,
-            holder=Holder(owner, wish.operator, what),
+            holder=Holder("", wish.operator, what),
             hosts=target.hosts,
             lasts=lasts + _LOCK_SPARE,
             waived=waived,
@@ -329,7 +324,7 @@ class Remediations:
 class _Locking(Permit):
     """Leave that also locks the hosts, in the very transaction that puts the operation on record, until its end is.
 
-    The holder without an owner is the operation itself. `waived` says on record that evidence is done without.
+    The holder's owner is that operation, whatever is said here. `waived` says on record that evidence is done without.
     """
 
     locks: Locks
@@ -344,7 +339,7 @@ class _Locking(Permit):
         Raises:
             PolicyError: host_locked, too.
         """
-        holder = replace(self.holder, owner=self.holder.owner or used_by)
+        holder = replace(self.holder, owner=used_by)
         if in_the_way := self.locks.taken(tx, holder, self.hosts, self.lasts):
             raise PolicyError(f"{in_words(in_the_way)}; nothing was done: try again after that", reason="host_locked")
         super().spend(tx, used_by=used_by, at=at)
