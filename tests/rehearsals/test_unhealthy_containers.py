@@ -24,7 +24,7 @@ from tests.rehearsals.ground import (
     until_health,
 )
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(300)]
 
 HOSTS = ("web1", "web2", "web3")
 OTHERS = ("plain", "starting", "fine")
