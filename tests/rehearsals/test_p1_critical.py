@@ -25,7 +25,7 @@ from tests.rehearsals.ground import (
     until_health,
 )
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(300)]
 
 BOOK = "p1-critical"
 PARAMS = ("project=shop", "after=1s", "wait=15s")

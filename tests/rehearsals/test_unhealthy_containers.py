@@ -24,7 +24,7 @@ from tests.rehearsals.ground import (
     until_health,
 )
 
-pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(300)]
 
 HOSTS = ("web1", "web2", "web3")
 OTHERS = ("plain", "starting", "fine")
@@ -78,6 +78,7 @@ def test_only_what_is_unhealthy_is_restarted_one_host_first(fleet: Fleet) -> Non
     assert (ended.status, ended.state) == (0, "succeeded")
     assert ended.hosts("restart") == [(name, "ok") for name in HOSTS]
     assert [health(host, "sick") for host in fleet.lab] == ["healthy"] * 3
+    assert {name: told["unhealthy"] for name, told in ended.results("look", "plan").items()} == dict.fromkeys(HOSTS, 0)
     assert _started(fleet, *OTHERS) == {host: {n: at[n] for n in OTHERS} for host, at in before.items()}
     assert all(_started(fleet, "sick")[host]["sick"] > at["sick"] for host, at in before.items())
 
