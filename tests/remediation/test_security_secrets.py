@@ -21,7 +21,7 @@ from fireline_agent.hands import postgres_wire, redis_wire, rewrite
 from fireline_agent.hands.roots import Roots
 from fireline_agent.remediation.action import ActionError, Tools
 from fireline_agent.remediation.applying import Applied
-from fireline_agent.remediation.security import rotate_env_file, rotate_postgres_role, rotate_redis
+from fireline_agent.remediation.security import rotate_env_file, rotate_postgres_role, rotate_redis, rotation
 from tests.fakes.postgres import PostgresServer, binaries
 from tests.remediation.rehearsal import Rehearsal
 from tests.remediation.watching import files_with, processes_watched
@@ -113,6 +113,23 @@ def test_a_file_that_is_swapped_at_the_last_moment_is_left_alone(tools: Tools) -
             staged.take_place()
     assert path.is_symlink()
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_secret_that_a_server_has_is_not_lost_with_its_file(tools: Tools) -> None:
+    """Where the file is written to while the server is told, the new one stays beside it, and the error says where."""
+    path = _file(tools, "TOKEN=abc\n")
+    change = Rehearsal(rotate_env_file.ACTION, {"file": "/srv/app.env", "keys": ["TOKEN"]}, tools).plan().changes[0]
+
+    def told(_old: bytes, _new: bytes) -> None:
+        path.write_text("TOKEN=other\n")
+
+    with pytest.raises(ActionError, match=r"the secret that is in force lies in /srv/\.fireline-new-") as failed:
+        rotation.exchange(tools, change, lambda _old: b"TOKEN=new\n", between=told)
+
+    [left] = rotation.leftovers(tools, "/srv/app.env")
+    assert left in str(failed.value)
+    assert (tools.roots.root / left.lstrip("/")).read_text() == "TOKEN=new\n"
+    assert path.read_text() == "TOKEN=other\n"
 
 
 @pytest.mark.parametrize(
@@ -441,6 +458,21 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
     yield found
     found.process.kill()
     found.process.wait(timeout=10)
+
+
+def test_redis_keeps_its_password_where_the_new_one_can_not_be_told_to_all(tools: Tools, redis: Redis) -> None:
+    """A user who may change passwords and end no connections: the password in the file is the one in force still."""
+    with redis_wire.connect("127.0.0.1", redis.port) as session:
+        session.log_in("default", OLD)
+        session.ask("ACL", "SETUSER", "worker", "-client|kill")
+    path = _file(tools, f"{OLD}w")
+    given = {"file": "/srv/app.env", "user": "worker", "port": redis.port}
+
+    applied = Rehearsal(rotate_redis.ACTION, given, tools).apply()
+
+    assert "may not change passwords" in applied.error
+    assert path.read_text() == f"{OLD}w"
+    assert redis_wire.may_log_in("127.0.0.1", redis.port, user="worker", password=f"{OLD}w")
 
 
 def test_a_command_that_redis_does_not_know_repeats_no_secret(redis: Redis) -> None:

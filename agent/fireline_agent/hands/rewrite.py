@@ -67,6 +67,7 @@ def staged(
         OSError: no space, a read-only file system, a path with a link in it.
     """
     with places.folder_of(path) as (folder, name):
+        waiting: Staged | None = None
         fresh = f"{STAGED}{secrets.token_hex(4)}-{name}"[:255]
         descriptor = os.open(
             fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
@@ -77,10 +78,12 @@ def staged(
                 file.flush()
                 _make_alike(file.fileno(), like, mode, owner)
                 os.fsync(file.fileno())
-            yield Staged(path, folder, name, fresh, like)
+            waiting = Staged(path, folder, name, fresh, like)
+            yield waiting
         finally:
-            with suppress(FileNotFoundError):
-                os.unlink(fresh, dir_fd=folder)
+            if waiting is None or not waiting.is_kept:
+                with suppress(FileNotFoundError):
+                    os.unlink(fresh, dir_fd=folder)
 
 
 def leftovers(path: str) -> list[str]:
@@ -97,13 +100,19 @@ def leftovers(path: str) -> list[str]:
 
 @dataclass
 class Staged:
-    """A new file that waits beside the old one."""
+    """A new file that waits beside the old one; one that `is_kept` stays there where it does not take the place."""
 
     path: str
     folder: int
     name: str
     fresh: str
     like: Held | None
+    is_kept: bool = False
+
+    @property
+    def waits_at(self) -> str:
+        """Its own path."""
+        return f"{self.path.rpartition('/')[0]}/{self.fresh}"
 
     def take_place(self) -> None:
         """Put it in the old one's place, durably.

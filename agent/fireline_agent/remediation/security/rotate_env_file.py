@@ -33,7 +33,7 @@ def do(tools: Tools, change: Change, params: Params) -> Mapping[str, Any]:
             return secretfile.with_secret(content, (), secretfile.new_secret())
         return secretfile.with_secrets(content, {key: secretfile.new_secret() for key in params["keys"]})
 
-    return rotation.exchange(tools, change, fresh, between=lambda _old, _new: None)
+    return rotation.exchange(tools, change, fresh, between=None)
 
 
 def verify(tools: Tools, plan_: Plan, params: Params) -> Verified:
@@ -53,7 +53,7 @@ def undo(tools: Tools, change: Change, kept: Mapping[str, Any]) -> str:
     """The former secrets again."""
     if change.kind != rotation.SECRET:
         return dependents.undo(tools, change, kept)
-    rotation.restore(tools, kept, between=lambda _old, _new: None)
+    rotation.restore(tools, kept, between=None)
     dependents.restart(tools, change.data["dependents"])
     return "the file holds the former secrets again, and its dependents were started again"
 

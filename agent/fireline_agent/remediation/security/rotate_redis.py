@@ -102,8 +102,14 @@ def _exchange(tools: Tools, params: Mapping[str, Any], old: str, new: str) -> No
         with redis_wire.connect(host, port) as session:
             session.log_in(params["user"], old)
             _set(session, params["user"], new)
-            _write_down(session)
-            session.ask("CLIENT", "KILL", "USER", params["user"], "SKIPME", "yes")
+            try:
+                _write_down(session)
+                session.ask("CLIENT", "KILL", "USER", params["user"], "SKIPME", "yes")
+            except RedisError:
+                # The new password is about to be forgotten with the file that waits: nobody would know it.
+                with suppress(RedisError):
+                    _set(session, params["user"], old)
+                raise
     except RedisError as error:
         raise _explained(error, params) from None
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fireline_agent.hands import rewrite
 from fireline_agent.hands.printable import printable
-from fireline_agent.hands.rewrite import Held
+from fireline_agent.hands.rewrite import Held, Staged
 from fireline_agent.remediation.action import ActionError, Change, Plan, Tools
 from fireline_agent.remediation.security import aside, dependents, secretfile
 from fireline_wire.actions import Kind, Parameter, Result
@@ -85,14 +85,16 @@ def plan(facts: Mapping[str, Any], params: Mapping[str, Any], *, what: str, warn
 
 
 def exchange(
-    tools: Tools, change: Change, fresh: Callable[[bytes], bytes], *, between: Callable[[bytes, bytes], None]
+    tools: Tools, change: Change, fresh: Callable[[bytes], bytes], *, between: Callable[[bytes, bytes], None] | None
 ) -> dict[str, Any]:
-    """Put a new file in the old one's place; `between` gets old and new content once the new one is on the disk.
+    """Put a new file in the old one's place; `between`, where a server is told, gets old and new content once
+    the new one is on the disk.
 
     Returns what `restore` needs.
 
     Raises:
-        ActionError: the file is another one by now, or can't be written; nothing was changed.
+        ActionError: the file is another one by now, or can't be written; nothing was changed. Or it became another
+            one while the server was told: the message says where the new secret lies.
     """
     held = read(tools, change.data["path"])
     if held.identity != change.data["identity"]:
@@ -101,23 +103,40 @@ def exchange(
     kept = aside.keep(tools, change.data["path"], held.content)
     try:
         with rewrite.staged(held.path, content, held) as staged:
-            between(held.content, content)
-            staged.take_place()
+            if between is not None:
+                between(held.content, content)
+                staged.is_kept = True  # from here on it holds the secret that is in force
+            _take_place(tools, staged)
     except OSError as error:
         raise ActionError(f"{printable(change.data['path'])}: {error.strerror or error}") from None
     return {"path": change.data["path"], "aside": kept}
 
 
-def restore(tools: Tools, kept: Mapping[str, Any], *, between: Callable[[bytes, bytes], None]) -> None:
+def restore(tools: Tools, kept: Mapping[str, Any], *, between: Callable[[bytes, bytes], None] | None) -> None:
     """Put the former content back; `between` as in `exchange`, with the present content and the former one."""
     former = aside.held(kept["aside"])
     held = read(tools, kept["path"])
     try:
         with rewrite.staged(held.path, former, held) as staged:
-            between(held.content, former)
-            staged.take_place()
+            if between is not None:
+                between(held.content, former)
+                staged.is_kept = True
+            _take_place(tools, staged)
     except OSError as error:
         raise ActionError(f"{printable(kept['path'])}: {error.strerror or error}") from None
+
+
+def _take_place(tools: Tools, staged: Staged) -> None:
+    try:
+        staged.take_place()
+    except OSError as error:
+        if not staged.is_kept:
+            raise
+        root = str(tools.roots.root).rstrip("/")
+        path, waits_at = (printable(one.removeprefix(root)) for one in (staged.path, staged.waits_at))
+        raise ActionError(
+            f"{path}: {error.strerror or error}; the secret that is in force lies in {waits_at}: move it over {path}"
+        ) from None
 
 
 def read(tools: Tools, path: str) -> Held:
