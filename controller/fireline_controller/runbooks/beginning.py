@@ -6,7 +6,7 @@ from typing import Any
 from fireline_controller.model import Outcome
 from fireline_controller.runbooks.filling import BadExpression
 from fireline_controller.runbooks.ground import Ground, is_bad, variables
-from fireline_controller.runbooks.model import ActionCall, CaptureCall, OnFailure, Step
+from fireline_controller.runbooks.model import ActionCall, CaptureCall, Manual, OnFailure, Step
 from fireline_controller.runbooks.record import Filled, HostEnd, Move, Part
 from fireline_wire.actions import Risk
 
@@ -64,8 +64,11 @@ def _kept_by(step: Step, ground: Ground) -> tuple[str, ...]:
 
 
 def _lost(step: Step, ground: Ground, host: str) -> str:
-    """The step before in which the host failed, though few enough hosts did for the run to go on; empty for none."""
-    if step in ground.runbook.finally_:
+    """The step before in which the host failed, though few enough hosts did for the run to go on; empty for none.
+
+    What a person does is not done on the host: those that failed are the very reason to ask for somebody.
+    """
+    if step in ground.runbook.finally_ or isinstance(step.do, Manual):
         return ""
     for before, ends in ground.outcomes.items():
         is_tolerated = ground.steps[before].on_failure in (OnFailure.CONTINUE, OnFailure.GOTO)
