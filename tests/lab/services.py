@@ -56,10 +56,12 @@ class Services:
     Args:
         host: it runs, and no agent does.
         more: the text of further units, by name, enabled too.
+        can_change: the agent's unit is opened for actions, by its drop-in.
     """
 
-    def __init__(self, host: Host, more: Mapping[str, str] | None = None) -> None:
+    def __init__(self, host: Host, more: Mapping[str, str] | None = None, *, can_change: bool = False) -> None:
         self._host = host
+        self._drop_ins = tuple((REPOSITORY / "agent").glob("*.service.d/*.conf")) if can_change else ()
         self._more = more or {}
         self._holder: Process | None = None
 
@@ -103,6 +105,8 @@ class Services:
         units = {unit.name: unit.read_text() for unit in (REPOSITORY / "agent").glob("*.service")} | dict(self._more)
         for name, text in units.items():
             self._host.write(f"/lab-units/{name}", text.encode(), mode=0o644)
+        for drop_in in self._drop_ins:
+            self._host.write(f"/lab-units/{drop_in.parent.name}/{drop_in.name}", drop_in.read_bytes(), mode=0o644)
         links = [(name, "/dev/null") for name in _MASKED]
         links += [(f"multi-user.target.wants/{name}", f"{_UNITS}/{name}") for name in units]
         links.append(("default.target", "/usr/lib/systemd/system/multi-user.target"))

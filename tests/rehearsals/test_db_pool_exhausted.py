@@ -57,7 +57,7 @@ def test_what_hangs_is_ended_and_nobody_else(fleet: Fleet) -> None:
 
     incident = opened(fleet, "P2", "checkout: too many clients", "db1", profile="database")
     reasons = suggested(fleet, incident)
-    planned(fleet, BOOK, incident, *PARAMS)
+    plan = planned(fleet, BOOK, incident, *PARAMS)
     after_plan = count(db1, _STUCK)
     with Going(fleet, BOOK, incident, *PARAMS) as going:
         going.approved("step end")
@@ -65,6 +65,8 @@ def test_what_hangs_is_ended_and_nobody_else(fleet: Fleet) -> None:
 
     assert next(iter(reasons)) == BOOK
     assert "critical finding postgres-connections-taken on db1" in reasons[BOOK]
+    assert "15 sessions to end" in plan["end"]["effects"][0]["effect"]
+    assert plan["room"]["effects"] == []
     assert after_plan == 15
     assert (ended.status, ended.state) == (0, "succeeded")
     assert count(db1, _STUCK) == 0

@@ -48,7 +48,7 @@ def ground() -> Iterator[tuple[Fleet, Services]]:
         databases.make_replica(db2, db1)
         databases.stop(db1)
         db1.end_agent()
-        with Services(db1, {"shop-db.service": _UNIT}) as manager:
+        with Services(db1, {"shop-db.service": _UNIT}, can_change=True) as manager:
             eventually(lambda: count(db1, "true") > 0, within_s=20, what="the primary's service")
             ping = ("host", "ping", "-t", "db1")
             eventually(lambda: made.try_fireline(*ping).returncode == 0, within_s=30, what="the agent's service")
@@ -94,6 +94,7 @@ def test_a_server_that_is_down_is_started(fleet: Fleet, manager: Services) -> No
     assert after_plan == -1
     assert (ended.status, ended.state) == (0, "succeeded"), ended.run
     assert ended.hosts("start_unit") == [("db1", "ok")]
+    assert ended.hosts("is_up", "verify") == [("db1", "ok")]
     assert _is_written(db1)
     assert steps_on_record(fleet, incident) == [
         "evidence", "state", "start", "start_unit", "settled", "is_up", "enough", "blocking", "sessions", "free",

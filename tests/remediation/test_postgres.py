@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -401,6 +403,21 @@ def test_the_wrong_role_is_refused_with_the_servers_words(trouble: Trouble) -> N
     """The message names the role that does not exist."""
     with pytest.raises(ActionError, match='role "nobody-here" does not exist'):
         trouble.rehearse(activity.ACTION, user="nobody-here").plan()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can lose the right to be somebody else")
+def test_an_agent_that_may_be_nobody_else_is_told_what_opens_its_unit(server: postgres.PostgresServer) -> None:
+    """As under the agent's unit without its drop-in: the server is well, and asking it as its own user is barred."""
+    asks = (
+        "from fireline_agent.remediation.postgres import check; from fireline_agent.remediation.action import Tools\n"
+        "given = {'service': None, 'user': None, 'port': 5432, 'database': 'postgres', 'socket': %r}\n"
+        "try: check.ACTION.gather(Tools(), given)\n"
+        "except Exception as error: print(error)"
+    )
+    bounded = ["setpriv", "--bounding-set", "-setuid,-setgid", sys.executable, "-c", asks % str(server.folder)]
+    said = subprocess.run(bounded, capture_output=True, text=True, check=True, timeout=30).stdout
+
+    assert "the agent may not act as the server's own user; its unit lacks CAP_SETUID: install" in said
 
 
 def test_the_collector_keeps_sessions_and_locks(trouble: Trouble) -> None:

@@ -126,15 +126,16 @@ def test_a_host_without_its_evidence_is_not_touched_by_what_destroys(name: str) 
     assert not touched & destructive
 
 
-def test_a_dead_database_host_calls_for_a_failover() -> None:
-    """A host that does not even answer the capture is not forgotten when somebody has to decide."""
+@pytest.mark.parametrize("hosts", [("a", "b"), ("a",)])
+def test_a_dead_database_host_calls_for_a_failover(hosts: tuple[str, ...]) -> None:
+    """A host that does not even answer the capture is not forgotten when somebody has to decide, nor if it is alone."""
     book = loading.load(loading.find("p2-database", Path("/nowhere")), KNOWN)
     well = answers(book, MUCH)
 
     def answer(move: Move, host: str) -> HostEnd:
         return HostEnd(host, Outcome.UNREACHABLE, "no answer", "no_answer") if host == "a" else well(move, host)
 
-    play = RealPlay(book, answer=answer)
+    play = RealPlay(book, hosts=hosts, answer=answer)
     play.run()
 
     [failover] = [s for s in all_steps(book) if s.id == "failover"]

@@ -49,7 +49,8 @@ _SIGNS: Final = (
 class PsqlError(Exception):
     """The server could not be asked, or refused the question.
 
-    `reason` is `absent` (no such server), `down`, `starting`, `full`, `hung`, `denied`, `no_psql` or `failed`.
+    `reason` is `absent` (no such server), `down`, `starting`, `full`, `hung`, `denied`, `barred` (we may not act as its
+    user), `no_psql` or `failed`.
     """
 
     def __init__(self, message: str, *, reason: str) -> None:
@@ -132,6 +133,8 @@ class LocalServer:
             )
         except subprocess.TimeoutExpired:
             raise PsqlError(f"{self.name}: no answer within {_TIMEOUT_S:g} s", reason="hung") from None
+        except PermissionError:
+            raise PsqlError(f"{self.name}: the agent may not act as the server's own user", reason="barred") from None
         except OSError as error:
             raise PsqlError(f"{self.name}: {program} can't be started: {error.strerror}", reason="no_psql") from None
         return _answer(self.name, ended.returncode, ended.stdout, ended.stderr)

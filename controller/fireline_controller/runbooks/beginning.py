@@ -6,7 +6,7 @@ from typing import Any
 from fireline_controller.model import Outcome
 from fireline_controller.runbooks.filling import BadExpression
 from fireline_controller.runbooks.ground import Ground, is_bad, variables
-from fireline_controller.runbooks.model import ActionCall, CaptureCall, OnFailure, Step
+from fireline_controller.runbooks.model import ActionCall, CaptureCall, Manual, OnFailure, Step
 from fireline_controller.runbooks.record import Filled, HostEnd, Move, Part
 from fireline_wire.actions import Risk
 
@@ -34,7 +34,7 @@ def _chosen(step: Step, ground: Ground, host: str) -> tuple[HostEnd | None, Mapp
     """Why a host has no part in the step, if so; and its parameters."""
     if why := _unproved(step, ground, host):
         return HostEnd(host, Outcome.DENIED, why, "no_evidence"), {}
-    if step not in ground.runbook.finally_ and (before := lost_in(ground, host, but=step.id)):
+    if _needs_no_failure(step, ground) and (before := lost_in(ground, host, but=step.id)):
         return HostEnd(host, Outcome.SKIPPED, f"failed in step {before}", "failed_before"), {}
     known = variables(ground, host)
     if step.when and not ground.expressions.holds(step.id, step.when, known):
@@ -61,6 +61,11 @@ def _kept_by(step: Step, ground: Ground) -> tuple[str, ...]:
     captures = {name: ground.steps[name].do for name in ground.required}
     own = tuple(n for n, do in captures.items() if isinstance(do, CaptureCall) and step.id in do.evidence_for)
     return own or tuple(captures)
+
+
+def _needs_no_failure(step: Step, ground: Ground) -> bool:
+    """What a person does is not done on the host: those that failed are the very reason to ask for somebody."""
+    return step not in ground.runbook.finally_ and not isinstance(step.do, Manual)
 
 
 def lost_in(ground: Ground, host: str, *, but: str = "") -> str:

@@ -8,7 +8,8 @@ from fireline_agent.remediation.postgres import server
 from fireline_wire.actions import ActionSpec, Kind, Result, Risk
 
 _STATES: Final = "up, full, starting, down, hung, denied"
-_UNKNOWN: Final = ("absent", "no_psql", "failed")  # nothing can be said of a server that can't be found or asked
+# Nothing can be said of a server that can't be found or asked.
+_UNKNOWN: Final = ("absent", "no_psql", "barred", "failed")
 _CHECK: Final = """
 select json_build_object(
   'version', current_setting('server_version'),

@@ -25,11 +25,12 @@ _HINTS: Final = {
     "down": "it does not listen; look at its log, start it with system.service_start or container.restart",
     "hung": "it, or its disk, hangs: look at the host's processes in uninterruptible sleep",
     "denied": "its pg_hba.conf must let its own system user in through the socket (`local all postgres peer`)",
+    "barred": "its unit lacks CAP_SETUID: install fireline-agent.service.d/remediation.conf",
     "absent": "name it with `service`, or with `socket` and `port`",
     "no_psql": "install the client beside the server",
     "failed": "",
 }
-_REASONS: Final = {"absent": "unsupported", "no_psql": "unsupported", "denied": "refused"}
+_REASONS: Final = {"absent": "unsupported", "no_psql": "unsupported", "barred": "unsupported", "denied": "refused"}
 
 
 def reached(tools: Tools, params: Params) -> Server:

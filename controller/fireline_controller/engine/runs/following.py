@@ -55,7 +55,7 @@ class _Watcher:
         if (stands := (run.state, run.why, run.wish, note)) != self._stood:
             self._stood = stands
             yield RunSeen(run, note)
-        yield from (HostDoing(*key, text) for key, text in doing.items() if self._doing.get(key) != text)
+        yield from (HostDoing(*key, text) for key, text in dict(doing).items() if self._doing.get(key) != text)
         self._doing = dict(doing)
 
     def _move(self, taken: Taken) -> Iterator[RunNews]:
