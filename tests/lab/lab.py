@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -228,7 +229,8 @@ def _remove(tag: str) -> None:
         _unmount(str(state.base() / tag))
         group.remove()
     eventually(lambda: _kill_marked(tag), within_s=10, what=f"processes of {tag} to end")
-    shutil.rmtree(state.base() / tag)
+    with suppress(FileNotFoundError):  # whoever made it may take it away at the same time
+        shutil.rmtree(state.base() / tag)
 
 
 def _kill_marked(tag: str) -> bool:
