@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_kept_in_fair_parts(tmp_path: Path) -> None:
 
     assert kept.pop(str(small)[1:]) == b"s" * 1000
     assert len(kept) == 6
-    assert len({len(content) for content in kept.values()}) == 1
+    assert max(map(len, kept.values())) - min(map(len, kept.values())) <= 1
     assert all(set(content) == {ord("a" if ".first-" in name else "z")} for name, content in kept.items())
     assert 0.95 * _MIB < size <= _MIB
     assert [r["sha256"] for r in sink.artifacts["files/selected.jsonl"].records() if r["size_bytes"] > 1000] == [

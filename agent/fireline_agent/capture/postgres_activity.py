@@ -65,7 +65,8 @@ def _note_scarcity(sink: Sink, name: str, answer: Mapping[str, Any], sessions: S
     if is_out or taken >= _SCARCE * most:
         left = "; only those for superusers are left" if is_out else ""
         told = f"{name}: {taken} of {most} connections are taken{left}"
-        sink.finding("critical" if is_out else "warning", "postgres-connections-taken", "postgresql", told)
+        severity = "critical" if is_out else "warning"
+        sink.finding(severity, "postgres-connections-taken", "postgresql", told)
 
 
 _WHICH: Final = {"service": str, "socket": str, "port": int, "user": str, "database": str}
