@@ -15,6 +15,7 @@ from fireline_agent.hands.psql import PsqlError
 VERSION: Final = "1"
 _CLIENT: Final = "client backend"
 _SCARCE: Final = 0.9  # of the connections taken
+_HAS_NONE: Final = ("absent", "down")  # nothing of it runs: there are no sessions to lose
 _ANSWERS_NOT: Final = ("down", "starting", "full", "hung")
 
 _LOCKS: Final = """
@@ -31,7 +32,7 @@ def collect(context: Context, sink: Sink) -> None:
     Params: `service`, `socket`, `port`, `user`, `database` (which server), `mask_secrets`.
 
     Raises:
-        Absent: no server is found.
+        Absent: no server is found, or it is down.
         PsqlError: it does not answer, or not whoever asks; a finding says so too.
         ValueError: a param is unknown or wrong.
     """
@@ -44,7 +45,7 @@ def collect(context: Context, sink: Sink) -> None:
     except PsqlError as error:
         if error.reason in _ANSWERS_NOT:
             sink.finding("critical", "postgres-not-answering", "postgresql", str(error))
-        if error.reason == "absent":
+        if error.reason in _HAS_NONE:
             raise Absent(str(error)) from None
         raise
     sessions = answer.pop("sessions")

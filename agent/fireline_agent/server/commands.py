@@ -47,8 +47,16 @@ class Commands:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     async def settle(self, command: Command, reply: bytes) -> bytes:
-        """Remember an observing command with its answer; returns the first one where the id was known."""
-        return await self.call(self._ledger.settle, command, reply)
+        """Remember an observing command with its answer; returns the first one where the id was known.
+
+        On a full disk it is answered all the same: done twice, it does no harm.
+        """
+        try:
+            return await self.call(self._ledger.settle, command, reply)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            return reply
 
     async def find(self, command: Command) -> bool:
         """Whether the request id is known.

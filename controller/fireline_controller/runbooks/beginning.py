@@ -32,13 +32,13 @@ def begin(step: Step, ground: Ground) -> Move:
 
 def _chosen(step: Step, ground: Ground, host: str) -> tuple[HostEnd | None, Mapping[str, Any]]:
     """Why a host has no part in the step, if so; and its parameters."""
-    if why := _unproved(step, ground, host):
-        return HostEnd(host, Outcome.DENIED, why, "no_evidence"), {}
     if _needs_no_failure(step, ground) and (before := lost_in(ground, host, but=step.id)):
         return HostEnd(host, Outcome.SKIPPED, f"failed in step {before}", "failed_before"), {}
     known = variables(ground, host)
     if step.when and not ground.expressions.holds(step.id, step.when, known):
         return HostEnd(host, Outcome.SKIPPED, f"not so here: {step.when}", "condition"), {}
+    if why := _unproved(step, ground, host):
+        return HostEnd(host, Outcome.DENIED, why, "no_evidence"), {}
     if isinstance(step.do, ActionCall | CaptureCall):
         return None, ground.expressions.fill(step.id, step.do.given, known)
     return None, {}
