@@ -182,7 +182,7 @@ def _killed_in_the_middle(work: Callable[[], Any]) -> None:
     """Do the work in a process that is killed as the file is about to take its place: the server has heard already."""
     pid = os.fork()
     if pid == 0:
-        setattr(rewrite.Staged, "take_place", lambda _self: os.kill(os.getpid(), signal.SIGKILL))  # noqa: B010
+        setattr(rewrite.Staged, "take_place", lambda _self: os.kill(os.getpid(), signal.SIGKILL))  # noqa: B010 -- frozen
         work()
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL

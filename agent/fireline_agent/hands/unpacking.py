@@ -72,7 +72,7 @@ def _unpacked(file: IO[bytes], into: Path, wanted: str) -> int:
     links: set[str] = set()
     try:
         # As a stream: what is unpacked is what is hashed, whoever writes to the file meanwhile.
-        with tarfile.open(fileobj=hashing, mode="r|*") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=hashing, mode="r|*") as archive:  # type: ignore[call-overload]  # reads only
             archive.extraction_filter = staticmethod(lambda member, _path: member)  # checked below
             for number, member in enumerate(archive):
                 if number >= _MAX_MEMBERS:

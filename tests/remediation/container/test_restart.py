@@ -138,7 +138,7 @@ def test_a_container_gone_in_the_last_moment_is_said_so(stage: Stage) -> None:
     stage.engine.client.remove_container("late", force=True)
 
     with pytest.raises(ActionError, match=r"container late \([0-9a-f]{12}\) is gone since this was planned"):
-        restart.ACTION.do(stage.tools, change, rehearsal.params)  # type: ignore[misc]
+        restart.ACTION.do(stage.tools, change, rehearsal.params)  # type: ignore[misc]  # it has one
 
 
 def test_odd_labels_are_selected_exactly_and_shown_safely(stage: Stage) -> None:

@@ -129,7 +129,7 @@ def _rotate(tools: Tools, change: Change, params: Params) -> Mapping[str, Any]:
     [[[former, oid]]] = _execute(
         tools,
         params,
-        [f"SELECT rolpassword, oid FROM pg_authid WHERE rolname = {literal(params['role'])}"],  # noqa: S608
+        [f"SELECT rolpassword, oid FROM pg_authid WHERE rolname = {literal(params['role'])}"],  # noqa: S608 -- quoted
     )
     if oid != change.data["oid"]:
         raise ActionError(f"role {printable(params['role'])} is another one than was planned: plan again")
